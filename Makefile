@@ -1,0 +1,62 @@
+# `make help` lists the targets. Everything a target needs lies inside the clone: .venv and .typing are made here.
+
+PYTHON ?= $(shell sh tools/find-python.sh)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DIRECTORY ?= demo-run
+SUBPACKAGES := node gossip crypto topologies
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format types bench dist picture clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make the virtual environment and install everything into it
+
+$(READY): pyproject.toml constraints.txt tools/prerequisites.sh
+	@sh tools/prerequisites.sh "$(PYTHON)"
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## four hospitals, four daemons, one model: runs a real federation in DIRECTORY
+	@$(BIN)/p2pfl demo --directory "$(DIRECTORY)"
+
+test: $(READY)  ## run the test suite
+	@$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## run the long tests as well
+	@$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(READY) types  ## lint, format check and strict types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(READY) .typing  ## strict type check (through the link tree that editors use too)
+	@MYPYPATH=.typing:tests/processes:tests/node $(BIN)/mypy --explicit-package-bases .typing/p2pfl
+	@MYPYPATH=.typing:tests/processes:tests/node $(BIN)/mypy --explicit-package-bases tests benchmarks tools
+
+# The root folders are installed as p2pfl.node and so on; type checkers and editors do not follow that mapping,
+# so this shows them the installed layout. CONTRIBUTING.md says how to point an editor at it.
+.typing: pyproject.toml
+	@rm -rf .typing && mkdir -p .typing/p2pfl
+	@for file in p2pfl/*; do ln -s "../../$$file" ".typing/p2pfl/$$(basename $$file)"; done
+	@for folder in $(SUBPACKAGES); do ln -s "../../$$folder" ".typing/p2pfl/$$folder"; done
+
+format: $(READY)  ## format the code and apply safe lint fixes
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(READY)  ## print the accuracy and speed tables
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+dist: $(READY)  ## build the wheel and the source distribution into dist/
+	@$(BIN)/python -m build --outdir dist .
+
+picture: $(READY)  ## run the demo and draw what it printed into docs/demo.svg
+	@$(BIN)/p2pfl demo --directory "$(DIRECTORY)" | tee "$(DIRECTORY).txt"
+	@$(BIN)/python tools/picture.py "make demo" < "$(DIRECTORY).txt" > docs/demo.svg && rm "$(DIRECTORY).txt"
+
+clean:  ## remove what the targets made (demo runs too)
+	@rm -rf $(VENV) .typing build dist demo-run *.egg-info

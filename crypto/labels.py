@@ -1,0 +1,44 @@
+"""Domain-separation labels: one constant for every purpose a key, a hash or a signature is used for.
+
+A signature covers ``label || 0x00 || payload``, a digest is SHA-256 of the same, and a derived key has the
+label as its HKDF salt. No two purposes share a label, so bytes made for one can never be taken for another.
+A label names its version: whatever changes the meaning of the bytes under it gets a new one.
+"""
+
+from typing import Final
+
+# Federation
+MANIFEST_DIGEST: Final = b"p2pfl/manifest-digest/v1"
+TICKET: Final = b"p2pfl/ticket/v1"
+
+# Epochs
+PRESENCE: Final = b"p2pfl/presence/v1"
+PRESENCE_NONCE: Final = b"p2pfl/presence-nonce/v1"
+PRESENCE_COMMITMENT: Final = b"p2pfl/presence-commitment/v1"
+EPOCH_ROSTER_DIGEST: Final = b"p2pfl/epoch-roster-digest/v1"
+BEACON: Final = b"p2pfl/beacon/v1"
+
+# One round
+READY: Final = b"p2pfl/ready/v1"
+PROPOSAL: Final = b"p2pfl/proposal/v1"
+ROSTER_DIGEST: Final = b"p2pfl/roster-digest/v1"
+BUNDLE_KEY: Final = b"p2pfl/bundle-key/v1"
+BUNDLE: Final = b"p2pfl/bundle/v1"
+SELF_MASK_COMMITMENT: Final = b"p2pfl/self-mask-commitment/v1"
+PAIRWISE_MASK: Final = b"p2pfl/pairwise-mask/v1"
+SELF_MASK: Final = b"p2pfl/self-mask/v1"
+ACK: Final = b"p2pfl/ack/v1"
+MASKED: Final = b"p2pfl/masked/v1"
+MASKED_DIGEST: Final = b"p2pfl/masked-digest/v1"
+SURVIVORS: Final = b"p2pfl/survivors/v1"
+REVEAL: Final = b"p2pfl/reveal/v1"
+RESULT: Final = b"p2pfl/result/v1"
+RESULT_DIGEST: Final = b"p2pfl/result-digest/v1"
+
+# One node
+LEDGER_CHAIN: Final = b"p2pfl/ledger-chain/v1"
+STATE_DIGEST: Final = b"p2pfl/state-digest/v1"
+INITIAL_PARAMETERS: Final = b"p2pfl/initial-parameters/v1"
+
+# Inside this package
+SEAL_NONCE: Final = b"p2pfl/seal-nonce/v1"

@@ -1,0 +1,172 @@
+"""What happens to a protocol machine (events) and what it asks of its driver (effects).
+
+A machine's ``handle(event, now)`` returns effects in the order in which they are to be carried out. ``now``
+and every ``at`` are seconds on the driver's clock, which must never run backwards. A timer that is set
+fires once, at or after its time, as :class:`TimerExpired` with the same key; the machine ignores those it
+no longer needs, so nothing is ever cancelled.
+
+What may be summed, and everything secret, is kept out of ``repr``.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2pfl.crypto.identity import PeerId
+from p2pfl.gossip.thresholds import Thresholds
+from p2pfl.gossip.wire import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """``peer``, whose connection this is, handed us ``message``; its author may be another (relayed
+    vectors).
+    """
+
+    peer: PeerId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class TimerExpired:
+    """The timer ``key``, set earlier, has run out."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFound:
+    """A connection to ``peer`` exists (again)."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The connection to ``peer`` ended."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """We are ready for ``round``: we will contribute ``dim`` ring elements to a sum for ``stage``.
+
+    ``stage`` is opaque text of at most 32 characters, ``state_digest`` 32 bytes that name the model we
+    start from.
+    """
+
+    round: int
+    stage: str
+    dim: int
+    state_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """The driver's answer to :class:`Contribute`: uint32, shape (dim,), encoded and noised."""
+
+    round: int
+    values: NDArray[np.uint32] = field(repr=False, compare=False)
+
+
+Event = Received | TimerExpired | PeerFound | PeerLost | Prepared | Contribution
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Bring ``message`` to ``peer``; nothing is owed if that fails."""
+
+    peer: PeerId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Answer with :class:`TimerExpired` once ``at`` has come."""
+
+    key: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """A connection to ``peer`` is wanted; these are its multiaddresses."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochBegan:
+    """The roster of ``epoch`` is settled; its rounds are numbered from ``first_round``."""
+
+    epoch: int
+    first_round: int
+    roster: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Round ``round`` begins with ``group`` (in its drawn order): train, then answer :class:`Prepared`."""
+
+    round: int
+    group: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contribute:
+    """Everything is in place: charge the ledger, answer :class:`Contribution`. At most once per round."""
+
+    round: int
+    attempt: int
+    members: tuple[PeerId, ...]
+    thresholds: Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The round's sum: ``total`` is uint32, shape (dim,), over exactly ``survivors``, some or all of
+    ``members``.
+    """
+
+    round: int
+    stage: str
+    total: NDArray[np.uint32] = field(repr=False, compare=False)
+    survivors: tuple[PeerId, ...]
+    members: tuple[PeerId, ...]
+    thresholds: Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The round is over without a sum; the model stays as it is. ``sent_masked``: our masked vector went
+    out.
+    """
+
+    round: int
+    stage: str
+    reason: str
+    sent_masked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """``peer`` broke the protocol; its signed ``messages`` show how. ``kind`` says what in a few words."""
+
+    peer: PeerId
+    kind: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """No round can begin now, for ``reason``; it is said once, and the machine goes on trying."""
+
+    reason: str
+
+
+Effect = (
+    Send | SetTimer | Connect | EpochBegan | Begin | Contribute | Completed | Skipped | Evidence | Waiting
+)

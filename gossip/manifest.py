@@ -1,0 +1,476 @@
+"""The manifest: what the members of a federation have agreed on, down to the last bit.
+
+People write it in TOML (:func:`from_toml`); machines exchange its canonical bytes, whose digest is the
+federation id and goes into every protocol id and every derived key. It is public among members, holds no
+secret, and never changes: another number anywhere is another federation. It is data only: models and tasks
+are named, never shipped as code.
+
+Every record checks itself when it is made, so a Manifest that exists is within bounds and free of
+contradiction. One thing may be open: noise multipliers of 0 in a private mode say "not computed yet". Such a
+draft has no canonical form and so no id.
+
+Layout in TOML: ``name``, ``issuers``, ``members``, ``seed``, then ``[task]`` with ``[[task.columns]]``,
+``[model]``, ``[training]``, ``[privacy]``, ``[groups]``, ``[timing]``; the last two may be left out.
+"""
+
+import hashlib
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from p2pfl.crypto import labels
+from p2pfl.crypto.identity import PeerId, parse_peer_id
+from p2pfl.gossip.canonical import pack, unpack_untrusted
+from p2pfl.gossip.messages import MAX_MEMBERS as LARGEST_GROUP
+from p2pfl.gossip.records import FieldError, plain, read_record, shown, suggest
+from p2pfl.gossip.thresholds import Thresholds, thresholds
+from p2pfl.topologies.graphs import FAMILIES
+
+FORMAT = 1
+MAX_BYTES = 1 << 20  # four thousand columns fit; a peer cannot make us read more
+MAX_MEMBERS = 256
+MAX_COLUMNS = 4096
+MAX_LEVELS = 256
+MAX_TEXT = 128
+MAX_LAYERS = 8
+MAX_WIDTH = 8192
+MAX_PARAMETERS = 25_000_000  # 100 MB in the ring
+MAX_ROUNDS = 1_000_000
+MAX_MAGNITUDE = 1e12  # of any declared number: far beyond use, and its square is still finite
+_DAY = 86_400.0
+
+
+class ManifestError(FieldError):
+    """``field`` of a manifest is wrong, for ``reason``. Both are safe to print, whoever sent the manifest."""
+
+
+def _require(condition: bool, field: str, reason: str) -> None:
+    if not condition:
+        raise ManifestError(field, reason)
+
+
+def _require_text(text: str, field: str) -> None:
+    _require(0 < len(text) <= MAX_TEXT, field, f"must have 1 to {MAX_TEXT} characters")
+    _require(
+        text.isprintable() and text == text.strip(),
+        field,
+        f"must be printable, without spaces around: {shown(text)}",
+    )
+
+
+def _require_distinct(values: Sequence[str], field: str, most: int) -> None:
+    _require(len(values) <= most, field, f"has {len(values)} entries, at most {most} are allowed")
+    _require(len(set(values)) == len(values), field, "names something twice")
+
+
+def _require_range(value: float, field: str, low: float, high: float, *, above: bool = False) -> None:
+    """``low <= value <= high``, or ``low < value`` if ``above``; refuses NaN either way."""
+    inside = math.isfinite(value) and (low < value if above else low <= value) and value <= high
+    _require(
+        inside,
+        field,
+        f"must be {'above' if above else 'at least'} {low:g} and at most {high:g}, not {value!r}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One feature column of a table.
+
+    ``numeric``: values are clipped to [``low``, ``high``], which bounds what one record can add to the
+    preprocessing statistics. ``categorical``: one-hot over ``levels``, the first of which is dropped; a cell
+    that is none of them is an error.
+    """
+
+    name: str
+    kind: Literal["numeric", "categorical"]
+    low: float = 0.0
+    high: float = 0.0
+    levels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_text(self.name, "task.columns.name")
+        field = f"task.columns.{self.name}"
+        if self.kind == "numeric":
+            _require_range(self.low, f"{field}.low", -MAX_MAGNITUDE, MAX_MAGNITUDE)
+            _require_range(self.high, f"{field}.high", -MAX_MAGNITUDE, MAX_MAGNITUDE)
+            _require(
+                self.low < self.high, f"{field}.high", f"must be above low, {self.low!r}, not {self.high!r}"
+            )
+            _require(not self.levels, f"{field}.levels", "only a categorical column has levels")
+        else:
+            _require(self.low == self.high == 0, f"{field}.low", "only a numeric column has low and high")
+            _require(
+                len(self.levels) >= 2, f"{field}.levels", "a categorical column needs two levels or more"
+            )
+            _require_distinct(self.levels, f"{field}.levels", MAX_LEVELS)
+            for level in self.levels:
+                _require_text(level, f"{field}.levels")
+
+    @property
+    def features(self) -> int:
+        """How many inputs of the model this column becomes."""
+        return 1 if self.kind == "numeric" else len(self.levels) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What is learnt from what. A record is positive (1) if its ``label`` cell is in ``positive``, else 0.
+
+    A record with a cell in ``missing`` in any used column is left out.
+    """
+
+    kind: Literal["tabular"]
+    label: str
+    positive: tuple[str, ...]
+    columns: tuple[Column, ...]
+    missing: tuple[str, ...] = ("",)
+
+    def __post_init__(self) -> None:
+        _require_text(self.label, "task.label")
+        _require(bool(self.positive), "task.positive", "must list the label's cells that count as positive")
+        _require_distinct(self.positive, "task.positive", MAX_LEVELS)
+        for cell in self.positive:
+            _require_text(cell, "task.positive")
+        _require_distinct(self.missing, "task.missing", MAX_LEVELS)
+        for cell in self.missing:
+            _require(
+                cell == "" or len(cell) <= MAX_TEXT,
+                "task.missing",
+                f"must have at most {MAX_TEXT} characters",
+            )
+            _require(
+                cell.isprintable() and cell == cell.strip(),
+                "task.missing",
+                f"must be printable: {shown(cell)}",
+            )
+        both = sorted(set(self.positive) & set(self.missing))
+        _require(not both, "task.missing", f"also listed in task.positive: {shown(both)}")
+        _require(bool(self.columns), "task.columns", "must declare at least one column")
+        _require_distinct([column.name for column in self.columns], "task.columns", MAX_COLUMNS)
+        used_twice = any(column.name == self.label for column in self.columns)
+        _require(
+            not used_twice,
+            "task.label",
+            f"{shown(self.label)} is also a feature column, the model would only copy it",
+        )
+
+    @property
+    def features(self) -> int:
+        """Inputs of the model after one-hot encoding."""
+        return sum(column.features for column in self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """``logistic``: one linear unit. ``mlp``: ``hidden`` layers of these widths, then one linear unit."""
+
+    kind: Literal["logistic", "mlp"]
+    hidden: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind == "logistic":
+            _require(
+                not self.hidden, "model.hidden", 'a logistic model has no hidden layers; use kind = "mlp"'
+            )
+            return
+        _require(
+            0 < len(self.hidden) <= MAX_LAYERS, "model.hidden", f"must list 1 to {MAX_LAYERS} layer widths"
+        )
+        for width in self.hidden:
+            _require_range(width, "model.hidden", 1, MAX_WIDTH)
+
+    def parameters(self, features: int) -> int:
+        """Weights and biases of this model over ``features`` inputs."""
+        widths = (features, *self.hidden, 1)
+        return sum((before + 1) * after for before, after in pairwise(widths))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSpec:
+    """How a round trains.
+
+    ``sampling_rate`` q: every record of every member enters a step with this probability, independently
+    (Poisson sampling). ``expected_batch`` b: the public constant that a step's summed gradients are divided
+    by, in records per member and step. ``local_steps``: steps between two averages.
+    """
+
+    rounds: int
+    learning_rate: float
+    sampling_rate: float
+    expected_batch: float
+    local_steps: int = 1
+
+    def __post_init__(self) -> None:
+        _require_range(self.rounds, "training.rounds", 1, MAX_ROUNDS)
+        _require_range(self.learning_rate, "training.learning_rate", 0, 1e6, above=True)
+        _require_range(self.sampling_rate, "training.sampling_rate", 0, 1, above=True)
+        _require_range(self.expected_batch, "training.expected_batch", 0, MAX_MAGNITUDE, above=True)
+        _require_range(self.local_steps, "training.local_steps", 1, 100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacySpec:
+    """What one record is promised, and the noise that keeps the promise.
+
+    ``epsilon``, ``delta``: for one record, added or removed, over the whole run. ``clip_norm`` C: bound on
+    one record's gradient (L2). A noise multiplier is standard deviation / sensitivity, per kind of round; 0
+    in a private mode: not computed yet.
+    """
+
+    mode: Literal["distributed", "local", "none"]
+    epsilon: float = 0.0
+    delta: float = 0.0
+    clip_norm: float = 1.0
+    noise_multiplier: float = 0.0
+    statistics_noise_multiplier: float = 0.0
+    evaluation_noise_multiplier: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_range(self.clip_norm, "privacy.clip_norm", 0, 1e6, above=True)
+        if self.mode == "none":
+            for name in ("epsilon", "delta", *_MULTIPLIERS):
+                _require(
+                    getattr(self, name) == 0,
+                    f"privacy.{name}",
+                    'must be left out: mode "none" promises no privacy',
+                )
+            return
+        _require_range(self.epsilon, "privacy.epsilon", 0, 1000, above=True)
+        inside = math.isfinite(self.delta) and 0 < self.delta < 1
+        _require(
+            inside,
+            "privacy.delta",
+            f"must be above 0 and below 1, not {self.delta!r}; well below 1 / records is usual",
+        )
+        for name in _MULTIPLIERS:
+            _require_range(getattr(self, name), f"privacy.{name}", 0, 1e6)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every noise multiplier that the mode needs is there."""
+        return self.mode == "none" or all(getattr(self, name) > 0 for name in _MULTIPLIERS)
+
+    def with_mode(self, mode: str) -> "PrivacySpec":
+        """The same promise kept in another mode, its noise not computed yet; "none" drops the promise."""
+        if mode == "none":
+            return PrivacySpec("none", clip_norm=self.clip_norm)
+        for private in _PRIVATE_MODES:
+            if mode == private:
+                return PrivacySpec(private, self.epsilon, self.delta, self.clip_norm)
+        raise ManifestError("privacy.mode", f'must be "distributed", "local" or "none", not {shown(mode)}')
+
+
+_PRIVATE_MODES: tuple[Literal["distributed", "local"], ...] = ("distributed", "local")
+_MULTIPLIERS = ("noise_multiplier", "statistics_noise_multiplier", "evaluation_noise_multiplier")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """Who averages with whom: groups of ``size``…2·``size`` - 1 cut from ``topology``, never fewer than
+    ``minimum`` in one sum.
+
+    ``colluders``: how many curious members of one group, the reader included, the secrets and the noise are
+    laid out against.
+    """
+
+    topology: str = "complete"
+    schedule: Literal["random", "grid"] = "random"
+    size: int = 4
+    minimum: int = 3
+    colluders: int = 1
+
+    def __post_init__(self) -> None:
+        known = self.topology in FAMILIES
+        _require(
+            known,
+            "groups.topology",
+            f"unknown topology {shown(self.topology)}; {suggest(self.topology, FAMILIES)}",
+        )
+        _require_range(self.colluders, "groups.colluders", 1, MAX_MEMBERS)
+        floor = self.colluders + 2  # the least k with t <= k and t - c >= 2, for which see thresholds()
+        against = f"against {self.colluders} colluding" if self.colluders > 1 else "against 1 colluder"
+        _require(
+            self.minimum >= floor, "groups.minimum", f"must be at least {floor} to stay private {against}"
+        )
+        # The schedule cuts groups of up to 2 size - 1 members.
+        _require_range(self.size, "groups.size", self.minimum, (LARGEST_GROUP + 1) // 2)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Thresholds of a full group; :attr:`size` members."""
+        return thresholds(self.size, self.colluders)
+
+
+@dataclass(frozen=True, slots=True)
+class TimingSpec:
+    """Deadlines, all in seconds, and the rounds of an epoch (how long a newcomer may have to wait)."""
+
+    epoch_rounds: int = 10
+    gather_seconds: float = 15.0
+    ready_seconds: float = 20.0
+    phase_seconds: float = 20.0
+    round_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        _require_range(self.epoch_rounds, "timing.epoch_rounds", 1, 100_000)
+        for name in ("gather_seconds", "ready_seconds", "phase_seconds", "round_seconds"):
+            _require_range(getattr(self, name), f"timing.{name}", 0, _DAY, above=True)
+        longest = max(self.ready_seconds, self.phase_seconds)
+        enough = self.round_seconds > longest
+        _require(
+            enough, "timing.round_seconds", f"must be above ready_seconds and phase_seconds, {longest:g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The agreement.
+
+    ``issuers`` may admit further members by ticket; ``members`` need none; ``seed`` starts the model.
+    """
+
+    name: str
+    issuers: tuple[PeerId, ...]
+    members: tuple[PeerId, ...]
+    task: TaskSpec
+    model: ModelSpec
+    training: TrainingSpec
+    privacy: PrivacySpec
+    groups: GroupSpec
+    timing: TimingSpec
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require_text(self.name, "name")
+        _require_range(self.seed, "seed", 0, (1 << 63) - 1)
+        for field, peers in (("issuers", self.issuers), ("members", self.members)):
+            _require_distinct(peers, field, MAX_MEMBERS)
+            for position, peer in enumerate(peers):
+                _require_peer(peer, f"{field}[{position}]")
+        _require(
+            bool(self.issuers or self.members),
+            "issuers",
+            "nobody could ever join; name an issuer, or list the members",
+        )
+        if not self.issuers:
+            few = f"only {len(self.members)} and no issuer; groups.minimum is {self.groups.minimum}"
+            _require(len(self.members) >= self.groups.minimum, "members", few)
+        distributed_once = self.privacy.mode != "distributed" or self.training.local_steps == 1
+        _require(
+            distributed_once,
+            "training.local_steps",
+            'must be 1 in mode "distributed", whose noise covers one step per sum',
+        )
+        parameters = self.model.parameters(self.task.features)
+        _require(
+            parameters <= MAX_PARAMETERS,
+            "model.hidden",
+            f"{parameters} parameters, at most {MAX_PARAMETERS} are allowed",
+        )
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over the label and the canonical bytes; computed anew at each call."""
+        return digest_of(canonical_bytes(self))
+
+    @property
+    def federation_id(self) -> str:
+        """:attr:`digest` in hexadecimal."""
+        return self.digest.hex()
+
+
+def _require_peer(text: str, field: str) -> None:
+    try:
+        parse_peer_id(text)
+    except ValueError as error:
+        raise ManifestError(field, f"{shown(text)} is not a peer id ({error})") from None
+
+
+def digest_of(canonical: bytes) -> bytes:
+    """The federation digest of a manifest's canonical bytes."""
+    return hashlib.sha256(labels.MANIFEST_DIGEST + b"\0" + canonical).digest()
+
+
+def canonical_bytes(manifest: Manifest) -> bytes:
+    """The one byte string that stands for ``manifest``: sorted keys, floats as the text of their shortest
+    exact decimal.
+
+    Raises ManifestError for a draft whose noise is not computed yet, and if it is larger than MAX_BYTES.
+    """
+    for name in _MULTIPLIERS:
+        missing = not manifest.privacy.calibrated and getattr(manifest.privacy, name) == 0
+        _require(not missing, f"privacy.{name}", "not computed yet; `p2pfl federation create` does it")
+    packed = pack({"format": FORMAT, "manifest": plain(manifest)})
+    _require(
+        len(packed) <= MAX_BYTES, "", f"the manifest has {len(packed)} bytes, at most {MAX_BYTES} are allowed"
+    )
+    return packed
+
+
+def decode_manifest_untrusted(data: bytes) -> Manifest:
+    """Parse canonical bytes from anywhere.
+
+    Raises ManifestError, and nothing else, unless ``data`` is exactly what :func:`canonical_bytes` gives for
+    the result: no two byte strings stand for the same manifest.
+    """
+    try:
+        outer = unpack_untrusted(data, MAX_BYTES)
+    except ValueError as error:
+        raise ManifestError("", f"not a manifest: {error}") from None
+    if not isinstance(outer, dict) or set(outer) != {"format", "manifest"}:
+        raise ManifestError("", "not a manifest")
+    if outer["format"] != FORMAT or type(outer["format"]) is not int:
+        raise ManifestError(
+            "format",
+            f"this p2pfl reads format {FORMAT}, not {shown(outer['format'])}; another version wrote it",
+        )
+    manifest = _read_manifest(outer["manifest"], floats_are_text=True)
+    _require(canonical_bytes(manifest) == data, "", "not in canonical form")
+    return manifest
+
+
+def from_toml(text: str) -> Manifest:
+    """Read what people write. Members and issuers are sorted, so their order in the file does not matter.
+
+    Raises ManifestError naming the field; the result may lack its noise multipliers
+    (``manifest.privacy.calibrated``).
+    """
+    _require(len(text) <= MAX_BYTES, "", f"the file has more than {MAX_BYTES} characters")
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ManifestError("", f"not valid TOML: {str(error).lower()}") from None
+    for section in ("groups", "timing"):
+        table.setdefault(section, {})
+    for name in ("issuers", "members"):
+        peers = table.setdefault(name, [])
+        if isinstance(peers, list) and all(isinstance(peer, str) for peer in peers):
+            table[name] = sorted(peers)
+    if isinstance(table.get("task"), dict):
+        table["task"].setdefault("kind", "tabular")
+    _require_bounds_stated(table)
+    return _read_manifest(table, floats_are_text=False)
+
+
+def _require_bounds_stated(table: dict[str, object]) -> None:
+    """A numeric column without bounds would silently get others' defaults; in TOML they must be written."""
+    task = table.get("task")
+    columns = task.get("columns") if isinstance(task, dict) else None
+    for position, column in enumerate(columns if isinstance(columns, list) else ()):
+        if isinstance(column, dict) and column.get("kind") == "numeric":
+            for name in ("low", "high"):
+                reason = "missing; a numeric column needs the range that its values are clipped to"
+                _require(name in column, f"task.columns[{position}].{name}", reason)
+
+
+def _read_manifest(table: object, *, floats_are_text: bool) -> Manifest:
+    try:
+        return read_record(Manifest, table, "", floats_are_text=floats_are_text)
+    except ManifestError:
+        raise
+    except FieldError as error:
+        raise ManifestError(error.field, error.reason) from None

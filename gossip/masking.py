@@ -1,0 +1,151 @@
+"""What a member of a roster computes in a secure sum: dealing, masking, recovering, unmasking.
+
+Apart from when each of it happens, which is :mod:`p2pfl.gossip.secure_sum`'s business, and written with the
+numbers 0 … k-1 that the roster's order gives its members. Secrets stay inside, except where a function's
+purpose is to hand one out.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, combinations, islice
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2pfl.crypto import labels
+from p2pfl.crypto.agreement import OneTimeKey
+from p2pfl.crypto.randomness import RandomBytes
+from p2pfl.gossip.roster import Roster
+from p2pfl.gossip.suite import Suite
+
+_MAX_SUBSETS: Final = 128
+"""Subsets of shares that are tried for one secret: all there are up to nine members. Beyond, those in which t
+cyclic neighbours are good come first and the rest is cut off: a sum lost to members that deal or reveal wrong
+shares, who could have prevented it anyway."""
+
+
+class HeldShares(NamedTuple):
+    """What one holder keeps of one member's secrets. It may show one of the two, never both."""
+
+    seed: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        return "<HeldShares>"
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What a member makes anew for every attempt and commits to in its ready."""
+
+    mask_key: OneTimeKey
+    """sk_i: pairwise masks; shared, and recovered if its owner drops out."""
+    bundle_key: OneTimeKey
+    """Opens the bundles of others, and never leaves its owner."""
+    seed: bytes = field(repr=False)
+    """b_i: the self-mask; shared, and recovered if its owner survives."""
+
+    @classmethod
+    def fresh(cls, suite: Suite, random: RandomBytes) -> Self:
+        return cls(suite.new_key(random), suite.new_key(random), suite.new_seed(random))
+
+
+class Masking:
+    """The part of the member number ``me``, with the secrets it made for this attempt.
+
+    The keys in the roster must have been found usable (``suite.accepts_key``).
+    """
+
+    def __init__(self, roster: Roster, me: int, secrets: Secrets, suite: Suite) -> None:
+        self._roster, self._me, self._secrets, self._suite = roster, me, secrets, suite
+        self._others = [index for index in range(len(roster.members)) if index != me]
+
+    def deal(self, random: RandomBytes) -> tuple[HeldShares, dict[int, bytes]]:
+        """Split both secrets: our own shares, and for every other member its shares, sealed."""
+        holders, threshold = len(self._roster.members), self._roster.thresholds.threshold
+        seed = self._suite.split(self._secrets.seed, holders, threshold, random)
+        key = self._suite.split(self._secrets.mask_key.secret, holders, threshold, random)
+        sealed = {
+            other: self._suite.seal(
+                self._bundle_key(self._me, other), seed[other] + key[other], self._roster.digest
+            )
+            for other in self._others
+        }
+        return HeldShares(seed[self._me], key[self._me]), sealed
+
+    def open(self, dealer: int, sealed: bytes) -> HeldShares:
+        """Our shares of the secrets of ``dealer``. Raises ValueError unless it sealed two shares for us."""
+        opened = self._suite.open_sealed(self._bundle_key(dealer, self._me), sealed, self._roster.digest)
+        size = self._suite.share_bytes
+        if len(opened) != 2 * size:
+            raise ValueError("not two shares")
+        return HeldShares(opened[:size], opened[size:])
+
+    def mask(self, values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """y_i = v_i + sum_{j>i} PRG(s_ij) - sum_{j<i} PRG(s_ij) + PRG(b_i), over the whole roster."""
+        masked = values.copy()
+        for other in self._others:
+            self._apply(masked, self._pair_seed(self._secrets.mask_key.secret, other), add=other > self._me)
+        self._apply(masked, self._self_mask(self._secrets.seed), add=True)
+        return masked
+
+    def recover(self, owner: int, survived: bool, shares: Mapping[int, bytes]) -> bytes | None:
+        """The self-mask seed of a survivor, else the one-time secret key, from shares by holder.
+
+        It is checked against what the owner's ready shows, so wrong shares never give a wrong secret; among
+        enough right ones they do no harm. None if these shares do not suffice.
+        """
+        ready, threshold = self._roster.readies[owner], self._roster.thresholds.threshold
+        for holders in _subsets(sorted(shares), threshold):
+            try:
+                secret = self._suite.combine({holder: shares[holder] for holder in holders}, threshold)
+                right = (
+                    self._suite.commit(secret) == ready.commitment
+                    if survived
+                    else self._suite.key_of(secret).public == ready.mask_key
+                )
+            except ValueError:
+                continue
+            if right:
+                return secret
+        return None
+
+    def unmask(
+        self, total: NDArray[np.uint32], survivors: Collection[int], secrets: Mapping[int, bytes]
+    ) -> None:
+        """Take out of the sum of the survivors' masked vectors, in place, everything that did not cancel:
+        their self-masks, and their masks with members that did not survive. ``secrets`` are by owner, as
+        recovered.
+        """
+        for owner, secret in secrets.items():
+            if owner in survivors:
+                self._apply(total, self._self_mask(secret), add=False)
+                continue
+            for survivor in survivors:
+                self._apply(total, self._pair_seed(secret, survivor), add=owner < survivor)
+
+    def _apply(self, values: NDArray[np.uint32], seed: bytes, *, add: bool) -> None:
+        (self._suite.add_mask if add else self._suite.subtract_mask)(values, seed)
+
+    def _self_mask(self, seed: bytes) -> bytes:
+        return self._suite.derive(seed, labels.SELF_MASK, self._roster.digest)
+
+    def _pair_seed(self, secret: bytes, other: int) -> bytes:
+        public = self._roster.readies[other].mask_key
+        return self._suite.agree(secret, public, labels.PAIRWISE_MASK, self._roster.digest)
+
+    def _bundle_key(self, dealer: int, recipient: int) -> bytes:
+        """A key for one direction, so that a bundle cannot be handed back to its dealer."""
+        public = self._roster.readies[recipient if dealer == self._me else dealer].bundle_key
+        context = self._roster.digest + bytes((dealer, recipient))
+        return self._suite.agree(self._secrets.bundle_key.secret, public, labels.BUNDLE_KEY, context)
+
+
+def _subsets(holders: list[int], size: int) -> Iterable[tuple[int, ...]]:
+    """Subsets of ``size`` holders, those of cyclic neighbours first."""
+    if len(holders) < size:
+        return ()
+    ring = holders + holders
+    neighbours = (tuple(sorted(ring[start : start + size])) for start in range(len(holders)))
+    return islice(chain(neighbours, combinations(holders, size)), _MAX_SUBSETS)

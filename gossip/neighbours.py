@@ -1,0 +1,111 @@
+"""What one node knows of the peers that it is connected to: who they are, and what each last said of itself.
+
+A claim is believed of the peer that makes it and of nobody else. Where it would move us, what counts is what
+more than ``colluders`` peers claim, since then one of them is honest.
+"""
+
+from collections.abc import Callable
+
+from p2pfl.crypto.identity import PeerId
+from p2pfl.gossip.epoch_messages import NOTHING, Sync
+
+Claim = tuple[int, bytes]
+"""An epoch and the digest of its closed roster."""
+
+
+class Neighbours:
+    """The connected members. ``is_member`` says whether a peer is admitted; others are not neighbours."""
+
+    def __init__(self, is_member: Callable[[PeerId], bool]) -> None:
+        self._is_member = is_member
+        self._reports: dict[PeerId, Sync | None] = {}
+        self._heard_at: dict[PeerId, float] = {}
+        self._claimed_at: dict[Claim, float] = {}
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """Everybody connected, sorted."""
+        return tuple(sorted(self._reports))
+
+    @property
+    def reports(self) -> tuple[Sync, ...]:
+        """The last word of everybody who said something."""
+        return tuple(report for report in self._reports.values() if report is not None)
+
+    def __contains__(self, peer: PeerId) -> bool:
+        return peer in self._reports
+
+    def report(self, peer: PeerId) -> Sync | None:
+        """What ``peer`` last said, None if nothing yet or not connected."""
+        return self._reports.get(peer)
+
+    def found(self, peer: PeerId) -> bool:
+        """Whether ``peer``, now connected, is a neighbour."""
+        if self._is_member(peer):
+            self._reports.setdefault(peer, None)
+        return peer in self._reports
+
+    def lost(self, peer: PeerId) -> None:
+        """The connection ended, and with it goes what the peer said."""
+        self._reports.pop(peer, None)
+        self._heard_at.pop(peer, None)
+
+    def heard(self, report: Sync, now: float) -> None:
+        """Note what a neighbour says of itself."""
+        self._reports[report.author] = report
+        self._heard_at[report.author] = now
+        self._claimed_at = {claim: self._claimed_at.get(claim, now) for claim in self.claims()}
+
+    def claims(self) -> dict[Claim, set[PeerId]]:
+        """The rosters said to be closed, and who says so."""
+        claims: dict[Claim, set[PeerId]] = {}
+        for report in self.reports:
+            if report.closed != NOTHING and report.epoch > 0:
+                claims.setdefault((report.epoch - 1, report.closed), set()).add(report.author)
+        return claims
+
+    def unanimous(self, claim: Claim, since: float) -> bool:
+        """Whether everybody who says anything has been making ``claim``, and somebody has since that time."""
+        claimed = self.claims().get(claim, set())
+        return len(claimed) == len(self.reports) > 0 and self._claimed_at[claim] <= since
+
+    def round_of(self, peer: PeerId, epoch: int, closed: bytes, end: int) -> int:
+        """The round that ``peer`` claims to be in while we are in ``epoch``, whose roster is ``closed``.
+
+        ``end``, where the epoch ends, if it has left it; −1 if it says nothing, is behind, or has closed
+        another roster.
+        """
+        report = self._reports.get(peer)
+        if report is None or report.epoch <= epoch:
+            return -1
+        if report.epoch > epoch + 1:
+            return end
+        return min(report.round, end) if report.closed == closed else -1
+
+    def waited_for(self, epoch: int, here: frozenset[PeerId], since: float) -> tuple[int, int]:
+        """How many neighbours may still join ``here``, the authors present in ``epoch``: busy, and silent
+        ones.
+
+        Busy: has said ``since`` then that it is in the epoch before. Silent: anything else, but for those who
+        are ahead of ``epoch`` and will not come back.
+        """
+        busy = silent = 0
+        for peer, report in self._reports.items():
+            if peer in here or (report is not None and report.epoch > epoch):
+                continue
+            at_work = report is not None and report.epoch == epoch and not report.present
+            if at_work and self._heard_at[peer] >= since:
+                busy += 1
+            else:
+                silent += 1
+        return busy, silent
+
+    def agree(self, epoch: int, digest: bytes, since: float) -> bool:
+        """Whether nobody who gathers for ``epoch`` has said ``since`` then that its presences have another
+        digest.
+        """
+        return all(
+            report.digest == digest or self._heard_at[report.author] < since
+            for report in self.reports
+            if report.epoch == epoch
+        )

@@ -1,0 +1,365 @@
+"""One node in the protocol: an epoch machine and one round machine at a time, wired together.
+
+::
+
+    EpochMachine --EpochBegan--> draw our group --Begin--> the driver trains --Prepared--> RoundMachine
+         ^                           ^   |                                                      |
+         |                           |   '-- too few of it connected: Waiting                   |
+         |                           '------------ next round <---------- Completed | Skipped --'
+         '------ after the last one -------------------'
+
+Rounds are numbered through: epoch e holds rounds e·E … e·E + E − 1. The groups of a round follow from roster,
+beacon and round alone (:mod:`p2pfl.topologies.schedule`), so every node draws them by itself. Where a
+manifest asks for a grid that a roster does not fill, the groups of that epoch are random.
+
+**Falling behind.** Neighbours say which round they are in. A round is over without us once so many of our
+group have left it, and more than ``colluders``, that those who remain are fewer than the minimum. Before we
+are asked for a contribution that ends it for us at once (Skipped); after that only when they are two rounds
+on, since one round back everybody still answers. A node without a group in a round, or with too few of it
+connected, follows what more than ``colluders`` neighbours say. If the group stays away while a newcomer waits
+for the next epoch, the epoch ends early.
+
+**Who learns what** is said in :mod:`p2pfl.gossip.epoch` and :mod:`p2pfl.gossip.round`; nothing is added here.
+Nobody outside our group reaches a round machine, and neither do messages of rounds long gone or far ahead.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import networkx as nx  # type: ignore[import-untyped]  # ships no type information
+
+from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.crypto.randomness import RandomBytes
+from p2pfl.gossip.epoch import Epoch, EpochMachine
+from p2pfl.gossip.epoch_messages import EPOCH_MESSAGES, EpochMessage
+from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
+from p2pfl.gossip.events import (
+    Begin,
+    Completed,
+    Contribute,
+    Contribution,
+    Effect,
+    Event,
+    Evidence,
+    PeerFound,
+    PeerLost,
+    Prepared,
+    Received,
+    SetTimer,
+    Skipped,
+    TimerExpired,
+    Waiting,
+)
+from p2pfl.gossip.exchange import TIMER_PREFIX
+from p2pfl.gossip.manifest import Manifest
+from p2pfl.gossip.messages import ROUND_MESSAGES, Message, Proposal, Ready, RoundMessage
+from p2pfl.gossip.presences import Author
+from p2pfl.gossip.round import RoundMachine
+from p2pfl.topologies.graphs import FAMILIES
+from p2pfl.topologies.schedule import Groups, ScheduleError, groups
+
+MESSAGES: Final = {**ROUND_MESSAGES, **EPOCH_MESSAGES}
+"""Every message a node takes, by its tag: what a driver decodes with."""
+MAX_AHEAD: Final = 4
+"""Rounds ahead of ours whose forming is remembered; of each member the last ready and the last proposal."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """A round that we have begun."""
+
+    machine: RoundMachine
+    group: tuple[PeerId, ...]
+    epoch: Epoch
+    stage: str = ""  # empty: we are not prepared yet
+    asked: bool = False  # for our contribution
+    answered: bool = False
+
+    @property
+    def number(self) -> int:
+        return self.machine.round
+
+    def concerns(self, message: RoundMessage) -> bool:
+        """Whether it is of this round, and by somebody who has drawn the same group as we."""
+        readies = message.readies if isinstance(message, Proposal) else (message,)
+        return (
+            message.round == self.number
+            and message.author in self.group
+            and all(r.epoch_roster == self.epoch.digest for r in readies if isinstance(r, Ready))
+        )
+
+
+class Participant:
+    """One node's protocol machine: everything but training, storage and the network.
+
+    Args:
+        addresses: our multiaddresses, shown to the members.
+        is_member: whether a peer is admitted, now.
+        next_round: the first round that we may take part in. It must come after every round for which a
+            contribution was ever handed out, before a restart too: one masked vector per member and round.
+
+    A driver calls :meth:`start` once and then :meth:`handle` for every event. It answers Begin with Prepared
+    and Contribute with Contribution when it can; an answer for a round that is over by then is ignored.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        manifest: Manifest,
+        addresses: tuple[str, ...],
+        random: RandomBytes,
+        is_member: Callable[[PeerId], bool],
+        next_round: int = 0,
+    ) -> None:
+        self._identity, self._me, self._random = identity, identity.peer_id, random
+        self._spec, self._timing, self._federation = manifest.groups, manifest.timing, manifest.digest
+        self._epochs = EpochMachine(
+            author=Author(identity, self._federation, addresses),
+            expected=len(manifest.members),
+            minimum=manifest.groups.minimum,
+            colluders=manifest.groups.colluders,
+            timing=manifest.timing,
+            is_member=is_member,
+            epoch=next_round // manifest.timing.epoch_rounds,
+        )
+        self._epoch: Epoch | None = None
+        self._groups: Callable[[int], Groups] = lambda number: ()
+        self._next = next_round  # the round we are in, or the first that we may begin
+        self._group: tuple[PeerId, ...] | None = None  # ours of that round, once drawn
+        self._waits_since: float | None = None
+        self._announced: int | None = None
+        self._current: _Round | None = None
+        self._previous: _Round | None = None
+        self._early: dict[tuple[int, PeerId, type[Message]], Ready | Proposal] = {}
+        self._said = ""
+        self._out: list[Effect] = []
+
+    def start(self, now: float) -> list[Effect]:
+        """Find out who is there."""
+        self._out += self._epochs.start(now)
+        return self._settle(now)
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event at ``now`` and say what is to be done.
+
+        Raises:
+            RemoteProtocolError: the peer broke the protocol; nothing else has changed.
+            LocalProtocolError: the driver did.
+        """
+        match event:
+            case Received(_, message) if isinstance(message, RoundMessage):
+                self._receive(event, message, now)
+            case Received(_, message) if isinstance(message, EpochMessage):
+                self._out += self._epochs.handle(event, now)
+            case TimerExpired(key) if key.startswith(TIMER_PREFIX):
+                self._out += self._epochs.handle(event, now)
+            case PeerFound() | PeerLost():
+                self._out += self._epochs.handle(event, now)
+                self._drive(event, now)
+            case TimerExpired():
+                self._drive(event, now)
+            case Prepared() | Contribution():
+                self._answer(event, now)
+            case _:
+                raise LocalProtocolError(f"no event of a participant: {event}")
+        return self._settle(now)
+
+    # Events.
+
+    def _receive(self, event: Received, message: RoundMessage, now: float) -> None:
+        for known in (self._current, self._previous):
+            if known is not None and known.stage and known.number == message.round:
+                if known.concerns(message):
+                    self._pass(known, event, now)
+                return
+        if isinstance(message, Ready | Proposal) and self._next <= message.round <= self._next + MAX_AHEAD:
+            key = (message.round, message.author, type(message))
+            held = self._early.get(key)
+            newer = held is None or held.attempt <= message.attempt
+            if newer and event.peer == message.author and event.peer in self._epochs.connected:
+                self._early[key] = message
+
+    def _answer(self, event: Prepared | Contribution, now: float) -> None:
+        current = self._current
+        if current is None or current.number != event.round:
+            return  # that round is over
+        if isinstance(event, Prepared):
+            current.stage = event.stage
+            self._pass(current, event, now)
+            self._catch_up(current, now)
+        else:
+            current.answered = True
+            self._pass(current, event, now)
+
+    def _catch_up(self, current: _Round, now: float) -> None:
+        """Hand over what came before we were prepared: readies first, proposals need them."""
+        early = [message for key, message in self._early.items() if key[0] == current.number]
+        for message in sorted(early, key=lambda message: isinstance(message, Proposal)):
+            try:
+                if current.concerns(message) and self._current is current:
+                    self._pass(current, Received(message.author, message), now)
+            except RemoteProtocolError as error:  # not the doing of whoever we hear from right now
+                self._out.append(Evidence(error.peer, error.reason, (message,)))
+
+    def _drive(self, event: PeerFound | PeerLost | TimerExpired, now: float) -> None:
+        for known in (self._previous, self._current):
+            if known is not None:
+                self._pass(known, event, now)
+
+    def _pass(self, to: _Round, event: Event, now: float) -> None:
+        """Hand ``event`` to a round's machine, and note what has become of the round."""
+        for effect in to.machine.handle(event, now):
+            outcome = isinstance(effect, Contribute | Completed | Skipped)
+            if outcome and to is not self._current:
+                continue  # we gave that round up
+            self._out.append(effect)
+            if isinstance(effect, Contribute):
+                to.asked = self._epochs.committed = True
+            elif outcome:
+                self._end()
+
+    # From round to round.
+
+    def _settle(self, now: float) -> list[Effect]:
+        """Go as far as what is known and the time allow, and tell the neighbours where that is."""
+        while self._step(now):
+            pass
+        if self._epoch is not None and self._announced != self._next:
+            self._announced = self._next
+            self._out += self._epochs.announce(self._next, now)
+        effects, self._out = self._out, []
+        return effects
+
+    def _step(self, now: float) -> bool:
+        """Take one step if it is time; whether it was."""
+        if self._epochs.current is not self._epoch:
+            self._enter(self._epochs.current)
+        elif self._epoch is None:
+            return False
+        elif self._next >= (self._epoch.number + 1) * self._timing.epoch_rounds:
+            self._leave(now)
+        elif self._current is not None:
+            if not self._left_behind(self._current):
+                return False
+            self._give_up(self._current, "the others went on without us")
+        else:
+            return self._begin(now)
+        return True
+
+    def _enter(self, epoch: Epoch | None) -> None:
+        """Another epoch, or none."""
+        if self._current is not None:
+            self._give_up(self._current, "the roster of the epoch was replaced")
+        self._epoch = epoch
+        if epoch is not None:
+            self._groups = self._schedule(epoch)
+            first = epoch.number * self._timing.epoch_rounds
+            self._go_to(max(self._next, first, self._epochs.reached()))
+
+    def _leave(self, now: float) -> None:
+        """The current epoch is over for us."""
+        assert self._epoch is not None
+        self._out += self._epochs.finish(now)
+        self._announced = None
+        self._go_to(max(self._next, (self._epoch.number + 1) * self._timing.epoch_rounds))
+
+    def _go_to(self, number: int) -> None:
+        self._next, self._group, self._waits_since = number, None, None
+        self._early = {key: message for key, message in self._early.items() if key[0] >= number}
+
+    def _end(self) -> None:
+        """The current round is over, one way or another."""
+        assert self._current is not None
+        if self._current.asked:
+            self._previous = self._current
+        self._current, self._epochs.committed = None, False
+        self._go_to(self._next + 1)
+
+    def _give_up(self, current: _Round, reason: str) -> None:
+        self._out.append(Skipped(current.number, current.stage, reason, current.answered))
+        self._end()
+
+    def _left_behind(self, current: _Round) -> bool:
+        return self._gone(current.group, current.number + (1 if current.asked else 0))
+
+    def _gone(self, group: tuple[PeerId, ...], number: int) -> bool:
+        """Whether so many of ``group`` are past a round that the others are too few for it."""
+        past = sum(self._epochs.round_of(peer) > number for peer in group)
+        return past > max(self._spec.colluders, len(group) - self._spec.minimum)
+
+    # Beginning a round.
+
+    def _begin(self, now: float) -> bool:
+        """Begin the next round if enough of our group is here, else wait; whether anything changed."""
+        assert self._epoch is not None
+        if self._group is None:
+            drawn = [group for group in self._groups(self._next) if self._me in group]
+            self._group = tuple(map(PeerId, drawn[0])) if drawn else ()
+        group = self._group
+        if self._gone(group, self._next):
+            self._go_to(self._next + 1)
+            return True
+        here = {peer for peer in group if peer == self._me or peer in self._epochs.connected}
+        if len(here) < self._spec.minimum:
+            return self._wait(len(here), now)
+        self._said = ""
+        machine = self._machine(self._epoch, group, lost=set(group) - here)
+        self._current = _Round(machine, group, self._epoch)
+        self._out.append(Begin(self._next, group))
+        return True
+
+    def _machine(self, epoch: Epoch, group: tuple[PeerId, ...], lost: set[PeerId]) -> RoundMachine:
+        return RoundMachine(
+            identity=self._identity,
+            federation=self._federation,
+            roster_digest=epoch.digest,
+            round=self._next,
+            group=group,
+            minimum=self._spec.minimum,
+            colluders=self._spec.colluders,
+            timing=self._timing,
+            random=self._random,
+            lost=lost,
+        )
+
+    def _wait(self, here: int, now: float) -> bool:
+        """No round for us now: go on if others did, or end the epoch early if that may help."""
+        since = self._waits_since
+        if since is None:
+            since = self._waits_since = now
+            waits = {"gather": self._timing.gather_seconds, "round": self._timing.round_seconds}
+            for name, patience in waits.items():
+                self._out.append(SetTimer(f"participant/{self._next}/{name}", now + patience))
+        if self._epochs.reached() > self._next:
+            # Somebody without a group has one again in the next round; somebody cut off is behind by more.
+            self._go_to(self._epochs.reached() if self._group else self._next + 1)
+            return True
+        if not self._group:
+            self._say(f"no group for us in round {self._next}")
+            over = now >= since + self._timing.round_seconds
+            if over:
+                self._go_to(self._next + 1)
+            return over
+        least, drawn = self._spec.minimum, len(self._group)
+        self._say(f"{here} of the {drawn} members of our group are here, at least {least} are needed")
+        if self._epochs.newcomers and now >= since + self._timing.gather_seconds:
+            self._leave(now)
+            return True
+        return False
+
+    def _schedule(self, epoch: Epoch) -> Callable[[int], Groups]:
+        spec, beacon = self._spec, epoch.beacon
+        graph: nx.Graph = FAMILIES[spec.topology](epoch.roster, beacon)
+        kind = spec.schedule
+        try:
+            groups(graph, spec.size, spec.minimum, beacon, 0, kind)
+        except ScheduleError:
+            kind = "random"
+        return lambda number: groups(graph, spec.size, spec.minimum, beacon, number, kind)
+
+    def _say(self, reason: str) -> None:
+        if reason != self._said:
+            self._said = reason
+            self._out.append(Waiting(reason))

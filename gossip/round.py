@@ -1,0 +1,437 @@
+"""One round of one group: forming a roster, in as many attempts as allowed, and one secure sum over it.
+
+The group is drawn by the schedule, in an order that decides who acts first. A round is a line of phases;
+everything from *share* on is :mod:`p2pfl.gossip.secure_sum`::
+
+    Prepared -> forming -> share | masked -> commit -> reveal -> sum -> Completed
+                   ^        |    |
+                   '--------'    '-- from here on nothing is tried again --> Skipped
+                 next attempt
+
+    forming  Everybody sends everybody a Ready: fresh one-time public keys, a commitment to a fresh self-mask
+             seed, and what it is ready for (stage and dim). The *convener*, the first in drawn order that is
+             there, puts the readies of its own stage into a Proposal, once it has one of everybody who is
+             there or when ``ready_seconds`` have passed. If it is silent, the next one does, and every
+             further attempt begins with another one.
+             A member accepts the first proposal that contains its own ready, leaves out nobody whose ready
+             it holds, and is not too small. One that leaves out somebody who is there but has not been
+             heard is accepted only after ``ready_seconds``. Readies are signed, so nothing in a proposal
+             needs to be believed, and conveners with the same readies propose the same roster.
+             Ends: with a roster, or with a refusal, which raises the attempt.
+
+**Attempts.** Until a member has asked its driver for the contribution nothing secret has left it, so
+whatever goes wrong (a refused proposal, a lost member, a bundle that does not open, a deadline) makes it
+forget all keys and begin the next attempt with a new Ready. Whoever sees a message of a later attempt, and
+may still go back, follows. There are :data:`~p2pfl.gossip.messages.MAX_ATTEMPTS`; a member that runs out of
+them skips the round.
+
+**Who learns what.** Forming shows the group who is ready for what, and from which model state; a convener
+can delay an attempt, but neither choose the members nor learn more than any other.
+
+**Ends.** ``round_seconds`` after :class:`~p2pfl.gossip.events.Prepared` at the latest, in Completed or
+Skipped, exactly one of them. A completed machine goes on answering whoever needs a vector; a skipped one is
+silent.
+
+The driver must not prepare a round for which its ledger already shows a contribution: the machine remembers
+that it has sent masked data, but not across a restart.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from enum import Enum, auto
+from itertools import count
+from typing import Protocol
+
+from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.crypto.randomness import RandomBytes
+from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
+from p2pfl.gossip.events import (
+    Contribution,
+    Effect,
+    Event,
+    Evidence,
+    PeerFound,
+    PeerLost,
+    Prepared,
+    Received,
+    Send,
+    SetTimer,
+    Skipped,
+    TimerExpired,
+)
+from p2pfl.gossip.masking import Secrets
+from p2pfl.gossip.messages import (
+    MAX_ATTEMPTS,
+    MAX_MEMBERS,
+    Ack,
+    Bundle,
+    Message,
+    Proposal,
+    Ready,
+    RoundMessage,
+    SumMessage,
+)
+from p2pfl.gossip.roster import Roster
+from p2pfl.gossip.secure_sum import SecureSum
+from p2pfl.gossip.suite import SUITE, Suite
+from p2pfl.gossip.thresholds import thresholds
+from p2pfl.gossip.wire import signed
+
+
+class Timing(Protocol):
+    """Deadlines in seconds."""
+
+    @property
+    def ready_seconds(self) -> float: ...
+    @property
+    def phase_seconds(self) -> float: ...
+    @property
+    def round_seconds(self) -> float: ...
+
+
+class RoundMachine:
+    """One member's part in one round.
+
+    Args:
+        federation, roster_digest: 32 bytes each, the manifest's digest and the epoch roster's.
+        group: all who may take part, in drawn order; ``identity`` is one of them.
+        minimum: fewest members of a roster; what ``colluders`` demands may be more.
+        timing: deadlines, all counted from when this member enters a phase.
+        random: source of all secrets.
+        lost: members to which there is no connection now.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        federation: bytes,
+        roster_digest: bytes,
+        round: int,
+        group: Sequence[PeerId],
+        minimum: int,
+        colluders: int,
+        timing: Timing,
+        random: RandomBytes,
+        suite: Suite = SUITE,
+        lost: Collection[PeerId] = (),
+    ) -> None:
+        if len(set(group)) != len(group) or identity.peer_id not in group or len(group) > MAX_MEMBERS:
+            raise LocalProtocolError(f"no group to take part in: {list(group)}")
+        self.round = round
+        self._identity, self._me = identity, identity.peer_id
+        self._federation, self._epoch_roster = federation, roster_digest
+        self._group, self._colluders = tuple(group), colluders
+        self._others = tuple(peer for peer in group if peer != identity.peer_id)
+        self._minimum = next(size for size in count(minimum) if _hides(size, colluders))
+        self._timing, self._random, self._suite = timing, random, suite
+        self._lost = set(lost) - {self._me}
+        self._prepared: Prepared | None = None
+        self._ends_at = float("inf")
+        self._finished = self._skipped = False
+        self._sum: SecureSum | None = None
+        self._out: list[Effect] = []
+        self._attempt = 0
+        self._forget()
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event at ``now`` and say what is to be done.
+
+        Raises:
+            RemoteProtocolError: the peer broke the protocol; nothing else has changed.
+            LocalProtocolError: the driver did.
+        """
+        self._out = []
+        match event:
+            case Received(peer, message):
+                self._receive(peer, message, now)
+            case TimerExpired():
+                pass  # time is looked at after every event
+            case PeerLost(peer):
+                self._lose(peer)
+            case PeerFound(peer):
+                self._lost.discard(peer)
+                self._out.extend(Send(peer, message) for message in self._sent.get(peer, ()))
+            case Prepared():
+                self._prepare(event, now)
+            case Contribution():
+                self._contribute(event, now)
+            case _:
+                raise LocalProtocolError(f"no event of a round: {type(event).__name__}")
+        self._advance(now)
+        return self._out
+
+    # Events.
+
+    def _prepare(self, event: Prepared, now: float) -> None:
+        if self._prepared is not None or event.round != self.round or event.dim < 1:
+            raise LocalProtocolError(f"round {self.round} cannot begin with {event}")
+        self._prepared = event
+        self._ends_at = now + self._timing.round_seconds
+        self._out.append(SetTimer(f"round/{self.round}/end", self._ends_at))
+        if self._proposals:
+            self._raise(now)  # they were made without us; only another attempt can have us
+        else:
+            self._announce(now)
+
+    def _contribute(self, event: Contribution, now: float) -> None:
+        if event.round != self.round or self._prepared is None:
+            raise LocalProtocolError(f"a contribution to round {event.round} in round {self.round}")
+        if self._finished:
+            return  # it was asked for, but the round ended first
+        if self._sum is None:
+            raise LocalProtocolError("a contribution nobody asked for")
+        self._emit(self._sum.contribute(event.values, now))
+
+    def _lose(self, peer: PeerId) -> None:
+        if peer in self._others:
+            self._lost.add(peer)
+            if self._sum is None:
+                self._readies.pop(peer, None)  # it may come back from a crash, and with another key
+
+    def _receive(self, peer: PeerId, message: Message, now: float) -> None:
+        if not isinstance(message, RoundMessage):
+            raise LocalProtocolError(f"no message of a round: {message.TAG}")
+        if message.round != self.round:
+            return
+        if message.author not in self._group or (message.author != peer and not message.RELAYED):
+            raise RemoteProtocolError(peer, f"{message.TAG} of a stranger to the group or of another author")
+        if message.author == self._me or message.attempt < self._attempt or self._skipped:
+            return  # our own, relayed back to us; or of no use any more
+        if isinstance(message, Ready) and not self._check_ready(message):
+            return
+        if isinstance(message, Proposal) and not self._check_proposal(message):
+            return
+        if message.attempt > self._attempt:
+            if self._committed:
+                return
+            self._enter(message.attempt, now)
+        self._store(message, now)
+
+    def _store(self, message: RoundMessage, now: float) -> None:
+        match message:
+            case Ready():
+                self._readies.setdefault(message.author, message)
+            case Proposal():
+                self._proposals.setdefault(message.author, message)
+            case _ if self._sum is None:
+                early = self._early.setdefault((type(message), message.author), [])
+                if len(early) < 2:  # two, so that a contradiction is noticed later
+                    early.append(message)
+            case _:
+                self._pass_on(self._sum, message, now)
+
+    def _pass_on(self, sum_: SecureSum, message: SumMessage, now: float) -> None:
+        if message.roster == sum_.roster.digest:
+            self._emit(sum_.receive(message, now))
+        elif isinstance(message, Bundle | Ack) and not sum_.committed:
+            self._raise(now)  # the group has split over two proposals
+
+    # Attempts.
+
+    @property
+    def _committed(self) -> bool:
+        return self._sum is not None and self._sum.committed
+
+    def _forget(self) -> None:
+        """Drop everything that belongs to one attempt, its secrets first of all."""
+        self._sum = None
+        self._secrets: Secrets | None = None
+        self._readies: dict[PeerId, Ready] = {}
+        self._proposals: dict[PeerId, Proposal] = {}
+        self._early: dict[tuple[type[Message], PeerId], list[SumMessage]] = {}
+        self._sent: dict[PeerId, list[Message]] = {}
+        self._timers: set[str] = set()
+        self._patient_until = float("inf")
+
+    def _raise(self, now: float) -> None:
+        self._enter(self._attempt + 1, now)
+
+    def _enter(self, attempt: int, now: float) -> None:
+        """Begin this attempt; before we are prepared we only take note of it."""
+        if attempt >= MAX_ATTEMPTS:
+            self._skip(f"no group could be formed in {MAX_ATTEMPTS} attempts")
+            return
+        self._forget()
+        self._attempt = attempt
+        if self._prepared is not None:
+            self._announce(now)
+
+    def _announce(self, now: float) -> None:
+        """Make the secrets of this attempt and tell everybody that we are ready."""
+        assert self._prepared is not None
+        self._secrets = secrets = Secrets.fresh(self._suite, self._random)
+        ready = Ready(
+            self._me,
+            self._federation,
+            self._epoch_roster,
+            self.round,
+            self._attempt,
+            self._prepared.stage,
+            self._prepared.dim,
+            secrets.mask_key.public,
+            secrets.bundle_key.public,
+            self._suite.commit(secrets.seed),
+            self._prepared.state_digest,
+        )
+        self._readies[self._me] = ready = signed(self._identity, ready)
+        self._patient_until = now + self._timing.ready_seconds
+        self._timer("patience", self._patient_until)
+        self._emit(Send(peer, ready) for peer in self._others)
+
+    def _advance(self, now: float) -> None:
+        """Go as far as what is known and the time allow."""
+        while self._prepared is not None and not self._finished:
+            attempt = self._attempt
+            if now >= self._ends_at:
+                phase = "forming a group" if self._sum is None else self._sum.phase
+                self._skip(f"the round ended while {phase}")
+            elif self._sum is None:
+                self._form(now)
+            else:
+                self._drive(self._sum, now)
+            if self._attempt == attempt:
+                return
+
+    def _drive(self, sum_: SecureSum, now: float) -> None:
+        self._emit(sum_.wake(now))
+        self._finished = sum_.completed
+        if sum_.failure is not None and sum_.committed:
+            self._skip(sum_.failure)
+        elif sum_.failure is not None:
+            self._raise(now)
+
+    def _skip(self, reason: str) -> None:
+        assert self._prepared is not None
+        sent_masked = self._sum is not None and self._sum.sent_masked
+        self._finished = self._skipped = True
+        self._forget()
+        self._out.append(Skipped(self.round, self._prepared.stage, reason, sent_masked))
+
+    # Forming.
+
+    def _form(self, now: float) -> None:
+        """Accept a proposal, refuse one, or make our own if it is our turn."""
+        verdicts = {
+            peer: self._judge(self._proposals[peer], now) for peer in self._group if peer in self._proposals
+        }
+        accepted = [peer for peer, verdict in verdicts.items() if verdict is _Verdict.ACCEPT]
+        if accepted:
+            self._begin(self._proposals[accepted[0]].readies, now)
+        elif _Verdict.REFUSE in verdicts.values():
+            self._raise(now)
+        else:
+            self._propose(now)
+
+    def _judge(self, proposal: Proposal, now: float) -> "_Verdict":
+        ours = self._readies[self._me]
+        if not _same_purpose(proposal.readies[0], ours):
+            return _Verdict.WAIT  # theirs is another sum
+        if ours not in proposal.readies or len(proposal.readies) < self._minimum:
+            return _Verdict.REFUSE
+        chosen = {ready.author for ready in proposal.readies}
+        left_out = [peer for peer in self._group if peer not in chosen and peer not in self._lost]
+        if any(_same_purpose(self._readies[peer], ours) for peer in left_out if peer in self._readies):
+            return _Verdict.REFUSE
+        if now < self._patient_until and any(peer not in self._readies for peer in left_out):
+            return _Verdict.WAIT
+        return _Verdict.ACCEPT
+
+    def _propose(self, now: float) -> None:
+        ours = self._readies[self._me]
+        present = [peer for peer in self._group if peer not in self._lost]
+        heard = all(peer in self._readies for peer in present)
+        # Another convener for every attempt: one that spoils the first does not spoil them all.
+        before = (present.index(self._me) - self._attempt) % len(present)
+        turn = self._patient_until + before * self._timing.ready_seconds / (2 * len(self._group))
+        self._timer(f"turn/{before}", turn)
+        readies = [self._readies[peer] for peer in present if peer in self._readies]
+        fitting = tuple(ready for ready in readies if _same_purpose(ready, ours))
+        if len(fitting) >= self._minimum and ((heard and before == 0) or now >= turn):
+            proposal = signed(self._identity, Proposal(self._me, self.round, self._attempt, fitting))
+            self._emit(Send(peer, proposal) for peer in self._others)
+            self._begin(fitting, now)
+        elif len(fitting) < self._minimum and heard and now >= turn:
+            self._skip(f"{len(fitting)} members are ready where at least {self._minimum} are needed")
+
+    def _begin(self, readies: tuple[Ready, ...], now: float) -> None:
+        """The roster is agreed as far as we are concerned; what came early for it is taken up."""
+        assert self._secrets is not None
+        self._sum = sum_ = SecureSum(
+            roster=Roster.of(readies, self._colluders),
+            identity=self._identity,
+            secrets=self._secrets,
+            lost=self._lost,
+            phase_seconds=self._timing.phase_seconds,
+            random=self._random,
+            suite=self._suite,
+            timer_prefix=f"round/{self.round}/{self._attempt}/",
+        )
+        early = [message for messages in self._early.values() for message in messages]
+        self._early.clear()
+        self._emit(sum_.start(now))
+        for message in early:
+            if self._sum is not sum_:
+                return
+            try:
+                self._pass_on(sum_, message, now)
+            except RemoteProtocolError as error:  # not the doing of whoever we hear from right now
+                self._out.append(Evidence(error.peer, error.reason, (message,)))
+
+    def _check_ready(self, ready: Ready) -> bool:
+        """Whether it is meant for this epoch; raises for one that no honest member would sign."""
+        if ready.federation != self._federation:
+            raise RemoteProtocolError(ready.author, "a ready for another federation")
+        known = self._readies.get(ready.author) == ready
+        if not known and not all(map(self._suite.accepts_key, (ready.mask_key, ready.bundle_key))):
+            raise RemoteProtocolError(ready.author, "a one-time key of small order")
+        return ready.epoch_roster == self._epoch_roster
+
+    def _check_proposal(self, proposal: Proposal) -> bool:
+        readies = proposal.readies
+        authors = [ready.author for ready in readies]
+        ordered = bool(authors) and authors == [peer for peer in self._group if peer in authors]
+        places = {(ready.round, ready.attempt) for ready in readies}
+        alike = all(_same_purpose(ready, readies[0]) for ready in readies)
+        if not ordered or not alike or places != {(self.round, proposal.attempt)}:
+            raise RemoteProtocolError(proposal.author, "a proposal that is no roster of this group")
+        try:
+            checks = [self._check_ready(ready) for ready in readies]
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(proposal.author, f"proposed {error.reason}") from error
+        return all(checks)
+
+    # Small things.
+
+    def _emit(self, effects: Iterable[Effect]) -> None:
+        """Remember what was sent to whom: a peer that comes back within the attempt is sent all of it
+        again.
+        """
+        for effect in effects:
+            self._out.append(effect)
+            if isinstance(effect, Send):
+                self._sent.setdefault(effect.peer, []).append(effect.message)
+
+    def _timer(self, name: str, at: float) -> None:
+        if name not in self._timers:
+            self._timers.add(name)
+            self._out.append(SetTimer(f"round/{self.round}/{self._attempt}/{name}", at))
+
+
+class _Verdict(Enum):
+    """What to make of a proposal."""
+
+    ACCEPT = auto()
+    REFUSE = auto()
+    WAIT = auto()
+
+
+def _same_purpose(one: Ready, other: Ready) -> bool:
+    return (one.stage, one.dim) == (other.stage, other.dim)
+
+
+def _hides(members: int, colluders: int) -> bool:
+    try:
+        thresholds(members, colluders)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,288 @@
+"""What a node has released about its records, and what that costs: (epsilon, delta) against an assumed
+coalition.
+
+The ledger is a list of :class:`Mechanism` entries; everything here is a pure function of such a list. The
+arithmetic is dp-accounting's: its PLD accountant gives the number that counts, its RDP accountant stands
+beside it as a check.
+
+One entry is a Gaussian mechanism on a Poisson sample of the records. What really leaves a node is a sum of
+discrete Gaussians on a grid. With at least :data:`p2pfl.node.privacy.LEAST_SIGMA` = 10 grid steps of standard
+deviation in every share, that sum is a discrete Gaussian to within 10^-400 and obeys the RDP bound of the
+continuous one (Kairouz, Liu, Steinke 2021, Proposition 14); its PLD differs from the continuous one's by
+O(1/sigma^2) per release, below what four digits show at the standard deviations used here
+(tests/node/test_accountant.py measures it).
+
+Two tables are neighbours if one has one record more. A record is in one table of one node: training records
+decide what statistics and training rounds release, test records what evaluations release. So no single record
+pays for both, and epsilon is the largest over the two, not the sum (parallel composition, McSherry 2009,
+Theorem 4): to a test record the released model is independent of it, and to a training record an evaluation
+is post-processing of the model. Somebody who is in both, or in two nodes' tables, pays the sum.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import dp_accounting  # type: ignore[import-untyped]
+from dp_accounting.pld import PLDAccountant  # type: ignore[import-untyped]
+from dp_accounting.rdp import RdpAccountant  # type: ignore[import-untyped]
+
+from p2pfl.gossip.records import plain, read_record
+
+Subject = Literal["train", "test"]
+Kind = Literal["distributed", "local"]
+
+STATISTICS_SHARE = 1 / 3
+"""Part of epsilon that one statistics round may cost by itself; measured best on benchmarks/heart_disease.py,
+flat around it.
+"""
+EVALUATIONS = 2
+"""Evaluation rounds that the budget pays for: one, and one more should the first be lost."""
+_MOST_RELEASES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanism:
+    """One entry of the ledger: ``count`` releases of a noised sum over a Poisson sample of this node's
+    records.
+
+    ``noise_multiplier`` z: standard deviation of the noise over the L2 sensitivity, against the assumed
+    ``colluders``. ``sampling_rate``: probability that a record is in the sample; 1 means all are. ``kind``:
+    "distributed" if the members' shares of noise make up z together, "local" if this node added all of it.
+    ``members``, ``minimum_survivors``: of the group whose secret sum carried it; they matter to the collusion
+    ladder only.
+    """
+
+    stage: str
+    subject: Subject
+    kind: Kind
+    noise_multiplier: float
+    sampling_rate: float
+    count: int
+    members: int
+    minimum_survivors: int
+    colluders: int
+
+    def __post_init__(self) -> None:
+        noised = 0 < self.noise_multiplier < math.inf and 0 < self.sampling_rate <= 1
+        if not (noised and self.count > 0 and 0 <= self.colluders < self.minimum_survivors <= self.members):
+            raise ValueError("not a release that can be accounted for")
+
+    def against(self, colluders: int) -> float:
+        """The noise multiplier that is left if ``colluders`` members of the group pool what they know.
+
+        In a sum opened by at least u survivors, u - c' of them honest, each with a share of z / sqrt(u - c),
+        it is z sqrt((u - c') / (u - c)); more than z is never claimed. That holds while colluders cannot get
+        two sums of one round opened, 2u > k + c' (:mod:`p2pfl.gossip.thresholds`). Beyond, what they learn
+        from several sums together may leave nothing but this node's own share.
+        """
+        if self.kind == "local" or colluders <= self.colluders:
+            return self.noise_multiplier
+        opens_once = 2 * self.minimum_survivors > self.members + colluders
+        honest = self.minimum_survivors - colluders if opens_once else 1
+        return self.noise_multiplier * math.sqrt(honest / (self.minimum_survivors - self.colluders))
+
+    def to_canonical(self) -> object:
+        """Texts and integers for :func:`p2pfl.gossip.canonical.pack`; floats as their exact ``repr``."""
+        return plain(self)
+
+    @classmethod
+    def from_canonical(cls, fields: object) -> "Mechanism":
+        """The inverse of :meth:`to_canonical`. Raises ValueError for anything that it does not write."""
+        return read_record(cls, fields, "", floats_are_text=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Epsilon at the asked delta, by two accountants: upper bounds both. ``pld``, the tighter, counts."""
+
+    pld: float
+    rdp: float
+
+
+_Releases = tuple[tuple[float, float, int], ...]
+"""Sorted (noise multiplier, sampling rate, count): all that epsilon depends on."""
+
+
+def epsilon(mechanisms: Iterable[Mechanism], delta: float, colluders: int | None = None) -> Spent:
+    """What one record has paid at most for ``mechanisms``, at ``delta``.
+
+    Against ``colluders`` who pool what they know; None: as many as each entry assumes.
+    """
+    mechanisms = list(mechanisms)
+    costs = [
+        _epsilon(_releases(mechanisms, subject, colluders), delta)
+        for subject in sorted({mechanism.subject for mechanism in mechanisms})
+    ]
+    return Spent(
+        max((cost.pld for cost in costs), default=0.0), max((cost.rdp for cost in costs), default=0.0)
+    )
+
+
+def ladder(mechanisms: Sequence[Mechanism], delta: float) -> list[tuple[int, Spent]]:
+    """Epsilon against c, c+1, … colluders, up to everybody else in the largest group; empty without
+    mechanisms.
+
+    In mode local every rung is the same.
+    """
+    if not mechanisms:
+        return []
+    first = min(mechanism.colluders for mechanism in mechanisms)
+    last = max(mechanism.members for mechanism in mechanisms) - 1
+    return [
+        (colluders, epsilon(mechanisms, delta, colluders)) for colluders in range(first, max(first, last) + 1)
+    ]
+
+
+def releases_within(
+    mechanisms: Iterable[Mechanism],
+    subject: Subject,
+    noise_multiplier: float,
+    sampling_rate: float,
+    limit: float,
+    delta: float,
+) -> int:
+    """How many more releases of this kind ``subject`` can make within ``limit``; a million if more."""
+    spent = _releases(mechanisms, subject, None)
+
+    def fits(count: int) -> bool:
+        return _pld(_merged([*spent, (noise_multiplier, sampling_rate, count)]), delta) <= limit
+
+    low, high = 0, 1
+    while fits(high):
+        if high >= _MOST_RELEASES:
+            return high
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+@dataclass(frozen=True, slots=True)
+class Multipliers:
+    """Noise multipliers for the three kinds of round."""
+
+    training: float
+    statistics: float
+    evaluation: float
+
+
+def calibrate(limit: float, delta: float, releases: int, sampling_rate: float) -> Multipliers:
+    """The least noise, rounded up to four decimals, with which a whole run costs at most epsilon = ``limit``
+    at ``delta``.
+
+    Training records pay for one statistics round and for ``releases`` gradient sums (rounds in mode
+    distributed, rounds times local steps in mode local) sampled at ``sampling_rate``; test records pay for
+    :data:`EVALUATIONS` evaluations. The same multipliers serve both modes: z is the noise that the adversary
+    faces, whoever adds it.
+    """
+    statistics = _least_multiplier(lambda z: ((z, 1.0, 1),), STATISTICS_SHARE * limit, delta)
+    training = _least_multiplier(
+        lambda z: _merged([(statistics, 1.0, 1), (z, sampling_rate, releases)]), limit, delta
+    )
+    evaluation = _least_multiplier(lambda z: ((z, 1.0, EVALUATIONS),), limit, delta)
+    return Multipliers(training, statistics, evaluation)
+
+
+def _least_multiplier(releases: Callable[[float], _Releases], limit: float, delta: float) -> float:
+    """The smallest multiple of 10^-4 whose ``releases`` cost at most ``limit``."""
+    step = 10_000
+
+    def fits(ticks: int) -> bool:
+        return _pld(releases(ticks / step), delta) <= limit
+
+    low, high = 0, step  # low never fits, high does
+    while not fits(high):
+        low, high = high, 2 * high
+    while low == 0 and high > 1 and fits(high // 2):
+        high //= 2
+    low = max(low, high // 2)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high / step
+
+
+def _releases(mechanisms: Iterable[Mechanism], subject: Subject, colluders: int | None) -> _Releases:
+    return _merged(
+        (
+            mechanism.against(mechanism.colluders if colluders is None else colluders),
+            mechanism.sampling_rate,
+            mechanism.count,
+        )
+        for mechanism in mechanisms
+        if mechanism.subject == subject
+    )
+
+
+def _merged(releases: Iterable[tuple[float, float, int]]) -> _Releases:
+    counts: dict[tuple[float, float], int] = {}
+    for multiplier, rate, count in releases:
+        counts[multiplier, rate] = counts.get((multiplier, rate), 0) + count
+    return tuple(sorted((multiplier, rate, count) for (multiplier, rate), count in counts.items() if count))
+
+
+def _epsilon(releases: _Releases, delta: float) -> Spent:
+    return Spent(_pld(releases, delta), _rdp(releases, delta))
+
+
+@lru_cache(maxsize=1024)
+def _pld(releases: _Releases, delta: float) -> float:
+    if not releases:
+        return 0.0
+    if sum(count for _, _, count in releases) > _MOST_RELEASES:
+        return _rdp(releases, delta)  # the PLD's grid is too coarse for so many, and takes minutes
+    with _quiet():
+        accountant = PLDAccountant(value_discretization_interval=_interval(releases, delta))
+        return float(accountant.compose(_composed(releases)).get_epsilon(delta))
+
+
+@lru_cache(maxsize=1024)
+def _rdp(releases: _Releases, delta: float) -> float:
+    if not releases:
+        return 0.0
+    with _quiet():
+        return float(RdpAccountant().compose(_composed(releases)).get_epsilon(delta))
+
+
+def _interval(releases: _Releases, delta: float) -> float:
+    """Grid of the privacy loss: dp-accounting's own 10^-4, coarser for epsilons beyond four, where it would
+    take minutes.
+
+    Any grid gives an upper bound. The size of epsilon is guessed from the Gaussian limit (Dong, Roth, Su
+    2022, Corollary 5.4).
+    """
+    squares = [
+        count * min(rate**2 * math.expm1(min(multiplier**-2, 700.0)), multiplier**-2)
+        for multiplier, rate, count in releases
+    ]
+    guess = sum(squares) / 2 + math.sqrt(2 * sum(squares) * math.log(1 / delta))
+    grid: float = 10.0 ** (max(0, math.ceil(math.log10(guess / 4))) - 4)
+    return grid
+
+
+def _composed(releases: _Releases) -> dp_accounting.DpEvent:
+    return dp_accounting.ComposedDpEvent([_event(*release) for release in releases])
+
+
+def _event(multiplier: float, rate: float, count: int) -> dp_accounting.DpEvent:
+    noise = dp_accounting.GaussianDpEvent(multiplier)
+    once = noise if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, noise)
+    return dp_accounting.SelfComposedDpEvent(once, count)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep dp-accounting from warning, through absl, about every fractional order that it skips."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,69 @@
+"""Files that are there whole or not at all, whatever kills the process or fills the disk."""
+
+import errno
+import os
+from pathlib import Path
+
+from p2pfl.node.errors import StorageError
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o600, *, exclusive: bool = False) -> None:
+    """Write ``data`` under a temporary name beside ``path``, flush it to the disk, then give it its name.
+
+    The file gets exactly ``mode``, whatever the umask. With ``exclusive`` an existing ``path`` is left alone
+    and FileExistsError raised, without a moment in which two writers both succeed. Raises StorageError if the
+    directory cannot be written or the disk is full; ``path`` then holds what it held before and no temporary
+    file is left.
+    """
+    if path.exists() and not path.is_file():
+        raise StorageError(
+            f"cannot write {path}: not a regular file", "name a file, or leave --out away to print"
+        )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        try:
+            _write_new(temporary, data, mode)
+            if exclusive:
+                os.link(temporary, path)
+                temporary.unlink()
+            else:
+                os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _explain(path, error) from error
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the rename itself durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(path: Path, error: OSError) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"cannot write {path}: the disk is full", "free some space; nothing was half-written"
+        )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return StorageError(
+            f"cannot write {path}: {path.parent} is not a directory", "create the directory first"
+        )
+    reason = (error.strerror or str(error)).lower()
+    return StorageError(f"cannot write {path}: {reason}", "check the permissions of the directory")

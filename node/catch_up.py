@@ -1,0 +1,128 @@
+"""A newcomer, or a node that was away, takes over the released model that enough neighbours agree on.
+
+Enough is one more than the colluders that the manifest reckons with, and two at least: fewer could hand out
+any model they like. What is fetched was released to every member of a group already, so nobody learns
+anything new from the answer.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import trio
+
+from p2pfl.crypto.identity import PeerId
+from p2pfl.gossip.canonical import pack, unpack_untrusted
+from p2pfl.node.errors import NetworkError
+from p2pfl.node.released import Released
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 5.0
+TRIES = 5
+PAUSE_SECONDS = 0.5
+_MAX_SUMMARY = 512
+
+Ask = Callable[[PeerId, str, bytes, int], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a node says of itself: (round, digest) of its latest releases, newest first, and whether its
+    programme is over.
+    """
+
+    releases: tuple[tuple[int, bytes], ...]
+    done: bool
+
+    def to_bytes(self) -> bytes:
+        return pack([[[round, digest] for round, digest in self.releases], self.done])
+
+    @classmethod
+    def from_untrusted(cls, data: bytes) -> Self:
+        """Raises ValueError unless ``data`` is a well-formed summary of at most two releases."""
+        fields = unpack_untrusted(data, _MAX_SUMMARY)
+        if not isinstance(fields, list) or len(fields) != 2:
+            raise ValueError("not a summary")
+        releases, done = fields
+        if not isinstance(releases, list) or len(releases) > 2 or not isinstance(done, bool):
+            raise ValueError("not a summary")
+        pairs = []
+        for release in releases:
+            match release:
+                case [int(round), bytes(digest)] if type(round) is int and _in_range(round, digest):
+                    pairs.append((round, digest))
+                case _:
+                    raise ValueError("not a summary")
+        return cls(tuple(pairs), done)
+
+
+def _in_range(round: int, digest: bytes) -> bool:
+    return 0 <= round < 1 << 40 and len(digest) == 32
+
+
+async def ask_summaries(ask: Ask, peers: Collection[PeerId]) -> dict[PeerId, Summary]:
+    """Ask everybody at once; who does not answer in time, or answers nonsense, is left out."""
+    answers: dict[PeerId, Summary] = {}
+
+    async def one(peer: PeerId) -> None:
+        try:
+            answers[peer] = Summary.from_untrusted(await ask(peer, "summary", b"", _MAX_SUMMARY))
+        except (NetworkError, ValueError) as error:
+            log.info("no summary from %s: %s", peer, error)
+
+    async with trio.open_nursery() as nursery:
+        for peer in peers:
+            nursery.start_soon(one, peer)
+    return answers
+
+
+def newest_agreed(
+    summaries: dict[PeerId, Summary], newer_than: int, agreeing: int
+) -> tuple[bytes, Sequence[PeerId]] | None:
+    """The digest of the newest release that at least ``agreeing`` peers hold, and who they are."""
+    holders: defaultdict[tuple[int, bytes], list[PeerId]] = defaultdict(list)
+    for peer, summary in summaries.items():
+        for release in set(summary.releases):
+            holders[release].append(peer)
+    agreed = [
+        release for release, peers in holders.items() if len(peers) >= agreeing and release[0] > newer_than
+    ]
+    if not agreed:
+        return None
+    newest = max(agreed)
+    return newest[1], holders[newest]
+
+
+async def agreed_state(
+    ask: Ask,
+    connected: Callable[[], Collection[PeerId]],
+    dimensions: tuple[int, int],
+    newer_than: int,
+    agreeing: int,
+    plausible: Callable[[Released], bool],
+) -> Released | None:
+    """Fetch the newest model that two connected peers agree on; None if there is none newer than round
+    ``newer_than``.
+
+    ``dimensions`` are those of statistics and parameters under our own manifest. While rounds go on, peers
+    may be one release apart for a moment, so it asks a few times.
+    """
+    limit = 8 * sum(dimensions) + 64
+    for _ in range(TRIES):
+        found = newest_agreed(await ask_summaries(ask, connected()), newer_than, agreeing)
+        if found is not None:
+            digest, holders = found
+            for peer in holders:
+                try:
+                    released = Released.from_untrusted(await ask(peer, "state", digest, limit), *dimensions)
+                except (NetworkError, ValueError) as error:
+                    log.info("no state from %s: %s", peer, error)
+                    continue
+                if released.digest == digest and plausible(released):
+                    return released
+                log.warning("peer %s sent a model that is not the one it announced, or that cannot be", peer)
+        await trio.sleep(PAUSE_SECONDS)
+    return None

@@ -1,0 +1,340 @@
+"""A node's configuration: where its files are, where it listens, whom it calls first.
+
+Every setting is a key of the TOML file, an environment variable and an option of `p2pfl node`; the later
+wins. One table, :data:`SETTINGS`, is the source of all three, of the example that `p2pfl init` writes, and of
+what docs/configuration.md is checked against. Paths in the file are relative to the file, so that a node's
+directory can be moved; elsewhere to the working directory. What all members must agree on is not here but in
+the manifest.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pfl.crypto.identity import parse_peer_id
+from p2pfl.gossip.records import shown, suggest
+from p2pfl.node.errors import ConfigError
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/tcp/([0-9]{1,5})(?:/p2p/([^/\s]+))?")
+_FEDERATION_ID = re.compile(r"[0-9a-fA-F]{64}")
+_EXAMPLE_PEER = "12D3KooW…"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """A checked configuration.
+
+    Paths are absolute or relative to the working directory; ``federation`` as text is an id.
+    """
+
+    identity: Path
+    state: Path
+    listen: tuple[str, ...]
+    announce: tuple[str, ...]
+    bootstrap: tuple[str, ...]
+    federation: str | Path | None
+    ticket: Path | None
+    data_train: Path
+    data_test: Path | None
+    log_level: str
+    json_logs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key: ``field`` of NodeConfig, its place in the TOML (``table`` may be empty), and how a raw value
+    becomes ours.
+
+    ``read`` takes a value as TOML gives it (from the environment: text), the directory paths are relative to,
+    and the name to blame. ``default`` is in TOML form; None: no default, and the field is then None unless it
+    is ``required``.
+    """
+
+    field: str
+    table: str
+    key: str
+    read: Callable[[object, Path, str], object]
+    default: object
+    required: bool
+    metavar: str
+    help: str
+
+    @property
+    def name(self) -> str:
+        """``table.key`` as in the file."""
+        return f"{self.table}.{self.key}" if self.table else self.key
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"P2PFL_{self.field.upper()}"
+
+    @property
+    def option(self) -> str:
+        """The option of `p2pfl node`."""
+        return "--" + self.field.replace("_", "-")
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it is a list: the option may be repeated, the variable is separated by commas."""
+        return isinstance(self.default, tuple)
+
+
+def _text(raw: object, name: str) -> str:
+    if not isinstance(raw, str) or not raw or not raw.isprintable():
+        raise ConfigError(
+            name, f"must be text in quotes, not {shown(raw)}", "put the value in quotes, on one line"
+        )
+    return raw
+
+
+def _path(raw: object, base: Path, name: str) -> Path:
+    return base / Path(_text(raw, name)).expanduser()
+
+
+def _level(raw: object, _base: Path, name: str) -> str:
+    if raw not in LOG_LEVELS:
+        raise ConfigError(name, f"unknown level {shown(raw)}", "use one of " + ", ".join(LOG_LEVELS))
+    return str(raw)
+
+
+def _flag(raw: object, _base: Path, name: str) -> bool:
+    known = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+    if not isinstance(raw, bool | str) or raw not in known:
+        raise ConfigError(
+            name, f"must be true or false, not {shown(raw)}", "write true or false, without quotes"
+        )
+    return known[raw]
+
+
+def _federation(raw: object, base: Path, name: str) -> str | Path:
+    text = _text(raw, name)
+    return text.lower() if _FEDERATION_ID.fullmatch(text) else _path(text, base, name)
+
+
+def _addresses(raw: object, name: str) -> tuple[str, ...]:
+    if isinstance(raw, str):
+        raw = [part.strip() for part in raw.split(",") if part.strip()]
+    if not isinstance(raw, list | tuple):
+        raise ConfigError(
+            name, f"must be a list of addresses, not {shown(raw)}", 'write it as ["/ip4/0.0.0.0/tcp/4001"]'
+        )
+    return tuple(_text(address, name) for address in raw)
+
+
+def _own_addresses(raw: object, _base: Path, name: str) -> tuple[str, ...]:
+    addresses = _addresses(raw, name)
+    for address in addresses:
+        _check_address(address, name, example="/ip4/0.0.0.0/tcp/4001")
+    return addresses
+
+
+def _listen_addresses(raw: object, base: Path, name: str) -> tuple[str, ...]:
+    addresses = _own_addresses(raw, base, name)
+    if not addresses:
+        raise ConfigError(
+            name, "needs at least one address", 'listen = ["/ip4/0.0.0.0/tcp/4001"] listens everywhere'
+        )
+    for address in addresses:
+        if "/p2p/" in address or not address.startswith(("/ip4/", "/ip6/")):
+            hint = "a name or a peer id belongs in network.announce; listen on /ip4/0.0.0.0/tcp/4001"
+            raise ConfigError(name, f"cannot listen on {shown(address)}", hint)
+    return addresses
+
+
+def _peer_addresses(raw: object, _base: Path, name: str) -> tuple[str, ...]:
+    addresses = _addresses(raw, name)
+    for address in addresses:
+        peer = _check_address(address, name, example=f"/ip4/192.0.2.1/tcp/4001/p2p/{_EXAMPLE_PEER}")
+        if peer is None:
+            hint = "copy the whole line that the other node printed at its start, with /p2p/ and its peer id"
+            raise ConfigError(name, f"{shown(address)} does not say which peer is there", hint)
+    return addresses
+
+
+def _check_address(address: str, name: str, *, example: str) -> str | None:
+    """The peer id at the end of ``address``, if any. Raises ConfigError unless it is a TCP multiaddress."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[3]) > 65535:
+        raise ConfigError(name, f"{shown(address)} is not a multiaddress", f"an address looks like {example}")
+    if match[4] is not None:
+        try:
+            parse_peer_id(match[4])
+        except ValueError as error:
+            hint = "copy the whole line that the other node printed at its start"
+            raise ConfigError(name, f"{shown(address)}: {error}", hint) from None
+    return match[4]
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "identity", "", "identity", _path, "identity.key", True, "FILE",
+        "this node's secret key; `p2pfl init` makes it",
+    ),
+    Setting(
+        "state", "", "state", _path, "state", True, "DIR",
+        "directory for the ledger, the model and what the node remembers; one for each federation",
+    ),
+    Setting(
+        "federation", "federation", "id", _federation, None, False, "ID_OR_FILE",
+        "the federation: its id (64 hexadecimal digits) or its .manifest file",
+    ),
+    Setting(
+        "ticket", "federation", "ticket", _path, None, False, "FILE",
+        "this node's ticket, if the manifest does not list it as a member",
+    ),
+    Setting(
+        "listen", "network", "listen", _listen_addresses, ("/ip4/0.0.0.0/tcp/4001",), True, "MULTIADDR",
+        "addresses to listen on; port 0 takes any free one",
+    ),
+    Setting(
+        "announce", "network", "announce", _own_addresses, (), True, "MULTIADDR",
+        "addresses that others should dial instead, if the node is behind a router or a name",
+    ),
+    Setting(
+        "bootstrap", "network", "bootstrap", _peer_addresses, (), True, "MULTIADDR",
+        "members to call first, each as it printed its address at its start",
+    ),
+    Setting(
+        "data_train", "data", "train", _path, None, True, "CSV",
+        "the records to learn from; they never leave this machine",
+    ),
+    Setting(
+        "data_test", "data", "test", _path, None, False, "CSV",
+        "records kept aside to measure the model on",
+    ),
+    Setting(
+        "log_level", "log", "level", _level, "info", True, "LEVEL",
+        "how much to say on standard error: " + ", ".join(LOG_LEVELS),
+    ),
+    Setting(
+        "json_logs", "log", "json", _flag, False, True, "",
+        "log one JSON object a line instead of text",
+    ),
+)  # fmt: skip
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+def load_config(path: Path | None, environ: Mapping[str, str], options: Mapping[str, object]) -> NodeConfig:
+    """Put the file, the environment and the command line together.
+
+    ``options`` holds raw values by field name; None means not given. Raises ConfigError naming the key,
+    variable or option.
+    """
+    table = {} if path is None else _read_file(path)
+    variables = {setting.variable for setting in SETTINGS}
+    for name in environ:
+        if name.startswith("P2PFL_") and name not in variables:
+            raise ConfigError(name, "unknown environment variable", suggest(name, variables))
+    here = Path()
+    values: dict[str, object] = {}
+    for setting in SETTINGS:
+        if options.get(setting.field) is not None:
+            values[setting.field] = setting.read(options[setting.field], here, setting.option)
+        elif setting.variable in environ:
+            values[setting.field] = setting.read(environ[setting.variable], here, setting.variable)
+        else:
+            base = here if path is None else path.parent
+            values[setting.field] = _from_file(setting, table, base)
+    return NodeConfig(**values)  # type: ignore[arg-type]  # each reader returns its field's type; test_config.py holds it
+
+
+def _from_file(setting: Setting, table: Mapping[str, object], base: Path) -> object:
+    raw = table.get(setting.name, setting.default)
+    if raw is not None:
+        return setting.read(raw, base, setting.name)
+    if setting.required:
+        hint = (
+            f"add `{setting.key} = …` under [{setting.table}], or give {setting.option} or {setting.variable}"
+        )
+        raise ConfigError(setting.name, "missing", hint)
+    return None
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    """Values by dotted name.
+
+    Raises ConfigError if the file cannot be read or has a key that means nothing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "P2PFL-SECRET-KEY-" in text:
+            hint = "keep it to yourself; --config takes the node.toml beside it"
+            raise ConfigError(str(path), "this is a secret key, not a config", hint)
+        table = tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(
+            str(path), "no such file", "`p2pfl init DIR` writes a config to start from"
+        ) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            str(path), f"cannot be read: {reason}", "check the path and its permissions"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            str(path), "not a text file in UTF-8", "`p2pfl init DIR` writes a config to start from"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            str(path), f"not valid TOML: {str(error).lower()}", "text goes in quotes, lists in []"
+        ) from None
+    if "task" in table and "privacy" in table:
+        hint = "make a manifest of it with `p2pfl federation create`, and give --config the node's own file"
+        raise ConfigError(str(path), "this file defines a federation, not a node", hint)
+    flat = _flatten(table)
+    for name in flat:
+        if name not in _BY_NAME:
+            raise ConfigError(_printable(name), f"unknown key in {path}", suggest(name, _BY_NAME))
+    return flat
+
+
+def _flatten(table: Mapping[str, object]) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    sections = {setting.table for setting in SETTINGS}
+    for name, value in table.items():
+        if isinstance(value, dict) and name in sections:
+            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else shown(name)
+
+
+def example_toml() -> str:
+    """The config that `p2pfl init` writes: every key explained, and those without a default commented out."""
+    lines = ["# Configuration of one p2pfl node. Paths are relative to this file."]
+    table = ""
+    for setting in SETTINGS:
+        if setting.table != table:
+            table = setting.table
+            lines += ["", f"[{table}]"]
+        else:
+            lines.append("")
+        lines.append(f"# {setting.help}")
+        lines.append(_EXAMPLES.get(setting.field) or f"{setting.key} = {_toml(setting.default)}")
+    return "\n".join(lines) + "\n"
+
+
+_EXAMPLES = {
+    "federation": '# id = "hearts.manifest"',
+    "ticket": '# ticket = "ticket.txt"',
+    "announce": '# announce = ["/dns4/p2pfl.hospital.example/tcp/4001"]',
+    "bootstrap": f'# bootstrap = ["/ip4/192.0.2.1/tcp/4001/p2p/{_EXAMPLE_PEER}"]',
+    "data_train": 'train = "train.csv"',
+    "data_test": '# test = "test.csv"',
+}
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+    return f'"{value}"'

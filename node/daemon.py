@@ -1,0 +1,316 @@
+"""One organisation's daemon: puts transport, machine, learner and store together under one nursery.
+
+    transport ──events──▶ shell (owns the participant machine) ──effects──▶ transport
+                              │ jobs, one at a time, on one worker thread
+                              ▼
+                          rounds ──▶ learner (torch, encoding, noise) ──▶ store (ledger, rounds, model)
+
+What ends it: SIGTERM or SIGINT; with ``until_done`` also the end of the federation's programme. Each concern
+is one task with one owner; a task that fails ends the node, with a sentence for the operator.
+"""
+
+import logging
+import os
+import signal
+import threading
+from contextlib import ExitStack
+
+import trio
+
+from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.crypto.randomness import system_random
+from p2pfl.gossip.errors import RemoteProtocolError
+from p2pfl.gossip.events import PeerFound, PeerLost, Received
+from p2pfl.gossip.manifest import Manifest, canonical_bytes
+from p2pfl.gossip.messages import Limits as MessageLimits
+from p2pfl.gossip.messages import decode_untrusted
+from p2pfl.gossip.participant import MESSAGES, Participant
+from p2pfl.node.admission import FederationAdmission
+from p2pfl.node.catch_up import ANSWER_SECONDS, ask_summaries
+from p2pfl.node.config import NodeConfig
+from p2pfl.node.discovery import Dialler, peer_of
+from p2pfl.node.errors import UserError
+from p2pfl.node.identity_file import load_identity
+from p2pfl.node.joining import known_federation, obtain_manifest
+from p2pfl.node.learner import Learner
+from p2pfl.node.lock import locked
+from p2pfl.node.privacy import Budget
+from p2pfl.node.rounds import Rounds, WorkerThread
+from p2pfl.node.shell import Shell
+from p2pfl.node.status import Status
+from p2pfl.node.store import Store
+from p2pfl.node.training.table import load_table
+from p2pfl.node.training.trainer import Trainer
+from p2pfl.node.transport import (
+    GuestRefused,
+    Limits,
+    MessageReceived,
+    PeerConnected,
+    PeerDisconnected,
+    RequestRefused,
+    Transport,
+)
+
+log = logging.getLogger(__name__)
+
+# The largest model that a manifest may declare has 25 million parameters, 100 MB in the ring. What may be
+# asked for is a digest at most.
+LIMITS = Limits(max_message=96 << 20, max_request=64, outbox_bytes=512 << 20, inbox_bytes=192 << 20)
+LINGER_SECONDS = 20.0
+STOP_SECONDS = 8.0
+LINGER_POLL_SECONDS = 0.2
+SLOWEST_BYTES_PER_SECOND = 1 << 20
+END_POLL_SECONDS = 2.0
+EXPIRY_SECONDS = 60.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_node(config: NodeConfig, *, until_done: bool) -> int:
+    """Run the daemon that ``config`` describes; return the exit status. Raises UserError with what the
+    operator can do.
+    """
+    with ExitStack() as stack:
+        identity = load_identity(config.identity)
+        stack.enter_context(locked(config.state))
+        store = stack.enter_context(Store.open(config.state, identity))
+        node = Node(config, identity, store, until_done=until_done)
+        try:
+            trio.run(node.run)
+        except* UserError as errors:
+            raise _first(errors) from None
+    return 0
+
+
+def _first(group: BaseExceptionGroup[UserError]) -> UserError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, UserError)
+    return error
+
+
+def _end_soon() -> None:
+    """See to it that stopping takes seconds, whatever a peer, a disk or a gradient does meanwhile.
+
+    What is committed is on disk at every moment, so simply ending is as good as a tidy goodbye.
+    """
+    watchdog = threading.Timer(STOP_SECONDS, os._exit, (0,))
+    watchdog.daemon = True
+    watchdog.start()
+
+
+class Node:
+    """The running daemon. Everything that lives as long as the process and no longer."""
+
+    def __init__(self, config: NodeConfig, identity: Identity, store: Store, *, until_done: bool) -> None:
+        self._config = config
+        self._identity = identity
+        self._store = store
+        self._until_done = until_done
+        self._thread = WorkerThread()
+        self._federation = known_federation(config, store)
+        self._status = Status(peer=identity.peer_id, federation=self._federation.hex())
+        self._manifest: Manifest | None = None
+        self._rounds: Rounds | None = None
+        self._addresses: dict[PeerId, tuple[str, ...]] = {}
+        self._admission = FederationAdmission(self._federation, identity.peer_id, config.ticket)
+        self._transport = Transport(
+            identity,
+            config.listen,
+            self._admission,
+            f"/p2pfl/{self._federation.hex()}",
+            LIMITS,
+            {"manifest": self._answer_manifest, "summary": self._answer_summary, "state": self._answer_state},
+        )
+        self._dialler = Dialler(identity.peer_id, self._transport.connect, lambda: self._transport.connected)
+
+    async def run(self) -> None:
+        """Serve until a signal, or with ``until_done`` until the programme is over."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._stop_on_signal, nursery.cancel_scope)
+            await nursery.start(self._transport.run)
+            self._announce_addresses()
+            nursery.start_soon(self._dialler.run)
+            self._dialler.want(self._config.bootstrap)
+            for addresses in self._store.peers().values():
+                self._dialler.want(addresses)
+            manifest = await obtain_manifest(self._config, self._store, self._transport, self._federation)
+            await self._take_part(manifest)
+            nursery.cancel_scope.cancel()
+
+    def _announce_addresses(self) -> None:
+        announced = tuple(
+            address if peer_of(address) else f"{address}/p2p/{self._identity.peer_id}"
+            for address in self._config.announce
+        )
+        self._status.addresses = list(announced or self._transport.addresses)
+        for address in self._status.addresses:
+            print(f"listening on {address}", flush=True)  # noqa: T201 - what another operator pastes
+        self._status.write(self._store.directory)
+
+    async def _stop_on_signal(self, scope: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async for number in signals:
+                log.warning("%s: stopping; what was committed is kept", signal.Signals(number).name)
+                _end_soon()
+                scope.cancel()
+
+    # -- taking part
+    async def _take_part(self, manifest: Manifest) -> None:
+        for peer, reason in self._admission.adopt(manifest).items():
+            await self._transport.disconnect(peer, reason)
+        await self._thread(lambda: self._store.bind_manifest(canonical_bytes(manifest)))
+        self._manifest = manifest
+        learner = await self._thread(lambda: self._make_learner(manifest))
+        self._describe(manifest, learner)
+        rounds = self._rounds = Rounds(
+            manifest,
+            learner,
+            self._store,
+            self._status,
+            self._thread,
+            self._ask,
+            lambda: self._transport.connected,
+        )
+        participant = Participant(
+            identity=self._identity,
+            manifest=manifest,
+            addresses=tuple(self._status.addresses),
+            random=system_random,
+            is_member=self._admission.is_member,
+            next_round=learner.next_round,
+        )
+        shell = Shell(participant, self._transport.send, self._on_connect, self._on_blame, rounds)
+        self._nursery.start_soon(self._thread, learner.warm_up)
+        self._nursery.start_soon(shell.run)
+        self._nursery.start_soon(self._feed, shell, learner.message_limits)
+        self._nursery.start_soon(self._drop_expired)
+        self._nursery.start_soon(self._notice_the_end, rounds, shell.finished)
+        await shell.finished.wait()
+        await rounds.finish()
+        if self._until_done:
+            await self._linger()
+        else:
+            await trio.sleep_forever()
+
+    def _make_learner(self, manifest: Manifest) -> Learner:
+        train = load_table(self._config.data_train, manifest.task)
+        test = None if self._config.data_test is None else load_table(self._config.data_test, manifest.task)
+        log.info("%d records to learn from, %d left out because a cell is missing", len(train), train.dropped)
+        if len(set(train.labels.tolist())) == 1:
+            log.warning(
+                "every record has the same label: check task.positive against the column %s",
+                manifest.task.label,
+            )
+        trainer = Trainer(manifest, train, test, system_random)
+        budget = Budget(manifest.privacy, self._store.mechanisms())
+        return Learner(manifest, trainer, self._store, budget, system_random)
+
+    def _describe(self, manifest: Manifest, learner: Learner) -> None:
+        """Put into the status what the manifest and the journal say already."""
+        status, privacy = self._status, manifest.privacy
+        outcomes = self._store.rounds()
+        status.rounds_total = manifest.training.rounds
+        status.completed = sum(outcome.completed for outcome in outcomes)
+        status.skipped = len(outcomes) - status.completed
+        status.training_completed = sum(
+            outcome.completed and outcome.stage == "training" for outcome in outcomes
+        )
+        status.privacy_mode = privacy.mode
+        if privacy.mode != "none":
+            status.epsilon_budget, status.delta = privacy.epsilon, privacy.delta
+        log.info(
+            "federation %s (%s): %d training rounds, privacy mode %s; this node has completed %d",
+            manifest.name,
+            manifest.federation_id[:12],
+            status.rounds_total,
+            privacy.mode,
+            status.training_completed,
+        )
+
+    async def _feed(self, shell: Shell, limits: MessageLimits) -> None:
+        """Everything that the transport reports becomes an event of the machine, or the end of the peer's
+        connection.
+        """
+        async for event in self._transport.events:
+            match event:
+                case PeerConnected(peer):
+                    log.info("connected to %s", peer)
+                    self._admission.check_clock()
+                    await self._remember(peer)
+                    await shell.feed(PeerFound(peer))
+                case PeerDisconnected(peer, reason):
+                    log.info("lost %s: %s", peer, reason)
+                    self._dialler.lost(peer)
+                    await shell.feed(PeerLost(peer))
+                case MessageReceived(peer, data):
+                    try:
+                        message = decode_untrusted(peer, data, limits, MESSAGES)
+                    except RemoteProtocolError as error:
+                        log.warning("%s", error)
+                        await self._transport.disconnect(peer, error.reason)
+                    else:
+                        await shell.feed(Received(peer, message))
+                case GuestRefused(peer, reason):
+                    log.warning("refused %s: %s", peer, reason)
+            self._status.bytes_sent = self._transport.traffic().wire_sent
+            self._status.bytes_received = self._transport.traffic().wire_received
+
+    def _on_connect(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Call a peer where it says it is. Only one that was met is remembered over a restart."""
+        own = tuple(address for address in addresses if peer_of(address) == peer)
+        self._dialler.try_reaching(own)
+        self._addresses[peer] = own
+
+    async def _remember(self, peer: PeerId) -> None:
+        addresses = self._addresses.get(peer, ())
+        if addresses:
+            await self._thread(lambda: self._store.remember_peer(peer, addresses))
+
+    def _on_blame(self, peer: PeerId, reason: str) -> None:
+        self._nursery.start_soon(self._transport.disconnect, peer, reason)
+
+    async def _notice_the_end(self, rounds: Rounds, finished: trio.Event) -> None:
+        """A node that comes back after the last round finds nobody to form a group with."""
+        while not finished.is_set():
+            await trio.sleep(END_POLL_SECONDS)
+            if await rounds.over_without_us():
+                finished.set()
+
+    async def _drop_expired(self) -> None:
+        while True:
+            await trio.sleep(EXPIRY_SECONDS)
+            for peer, reason in self._admission.expired().items():
+                log.warning("disconnecting %s: %s", peer, reason)
+                await self._transport.disconnect(peer, reason)
+
+    # -- what members may ask for
+    async def _answer_manifest(self, _peer: PeerId, _body: bytes) -> bytes:
+        if self._manifest is None:
+            raise RequestRefused("this node has no manifest yet itself")
+        return canonical_bytes(self._manifest)
+
+    async def _answer_summary(self, _peer: PeerId, _body: bytes) -> bytes:
+        if self._rounds is None:
+            raise RequestRefused("this node is still starting")
+        return self._rounds.summary().to_bytes()
+
+    async def _answer_state(self, _peer: PeerId, digest: bytes) -> bytes:
+        state = None if self._rounds is None else self._rounds.state(digest)
+        if state is None:
+            raise RequestRefused("this node does not hold that release")
+        return state
+
+    async def _ask(self, peer: PeerId, name: str, body: bytes, most: int) -> bytes:
+        seconds = ANSWER_SECONDS + most / SLOWEST_BYTES_PER_SECOND
+        return await self._transport.request(peer, name, body, max_response=most, seconds=seconds)
+
+    async def _linger(self) -> None:
+        """Stay until every connected peer is done too: it may still want our model, or our last messages."""
+        with trio.move_on_after(LINGER_SECONDS):
+            while True:
+                summaries = await ask_summaries(self._ask, self._transport.connected)
+                if all(summary.done for summary in summaries.values()):
+                    return
+                await trio.sleep(LINGER_POLL_SECONDS)

@@ -1,0 +1,290 @@
+"""TCP below libp2p: sockets nobody else can share, buffered reads, a bound on half-open connections.
+
+The library binds with SO_REUSEPORT, so a second daemon on the same port starts without a word and takes half
+of the first one's connections; it issues one system call for every two-byte length; and it keeps the slot of
+an inbound connection for ever, so that none is accepted after the 250th. None of that is inherited here.
+"""
+
+import ipaddress
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+import trio
+from libp2p.abc import IListener, IRawConnection, ITransport
+from libp2p.custom_types import THandler
+from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.transport.exceptions import OpenConnectionError
+from multiaddr import Multiaddr
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD: Final = 1 << 18
+HANDSHAKE_READ_AHEAD: Final = 1 << 12
+HANDSHAKE_BYTES: Final = 1 << 16
+"""What a peer may send before it has proved who it is: negotiation and noise messages fit many times."""
+
+_HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
+
+
+class TcpStream(ReadWriteCloser):
+    """One connection. Reads are buffered; ``sent`` and ``received`` count bytes on the wire.
+
+    Until :meth:`confirm` the peer may send no more than :data:`HANDSHAKE_BYTES`.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._buffer = b""
+        self._start = 0
+        self._confirmed = False
+        self.closed = trio.Event()
+        self.sent = 0
+        self.received = 0
+        name = stream.socket.getpeername()
+        self._remote = (str(name[0]), int(name[1]))
+
+    def confirm(self) -> None:
+        """The peer is who it should be: lift the limit of the handshake."""
+        self._confirmed = True
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Up to ``n`` bytes (what is there, if None), b"" at the end.
+
+        Raises ConnectionClosedError if it broke.
+        """
+        if n == 0:
+            return b""
+        if self._start == len(self._buffer):
+            self._buffer = await self._receive()
+            self._start = 0
+        stop = len(self._buffer) if n is None else self._start + n
+        data = self._buffer[self._start : stop]
+        self._start += len(data)
+        return data
+
+    async def read_exactly(self, n: int) -> bytes:
+        """``n`` bytes, or b"" if the stream ended before the first.
+
+        Raises ConnectionClosedError if it broke in between.
+        """
+        data = await self.read(n)
+        if len(data) == n or not data:
+            return data
+        parts, missing = [data], n - len(data)
+        while missing:
+            data = await self.read(missing)
+            if not data:
+                raise ConnectionClosedError("the connection ended inside a record", transport="tcp")
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
+
+    async def _receive(self) -> bytes:
+        try:
+            data = await self._stream.receive_some(READ_AHEAD if self._confirmed else HANDSHAKE_READ_AHEAD)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionClosedError(_sentence(error), transport="tcp") from error
+        self.received += len(data)
+        if not self._confirmed and self.received > HANDSHAKE_BYTES:
+            raise ConnectionClosedError(
+                f"more than {HANDSHAKE_BYTES} bytes before the handshake was done", transport="tcp"
+            )
+        return bytes(data)
+
+    async def write(self, data: bytes) -> None:
+        """Send all of ``data``.
+
+        A cancelled write leaves the connection unusable: only the muxer's writer may be cancelled.
+        """
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionClosedError(_sentence(error), transport="tcp") from error
+        self.sent += len(data)
+
+    async def close(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self.closed.set()
+
+    def abort(self) -> None:
+        """Close at once, from outside the tasks that use the stream; they see ConnectionClosedError."""
+        self._stream.socket.close()
+        self.closed.set()
+
+    def get_remote_address(self) -> tuple[str, int]:
+        return self._remote
+
+
+def _sentence(error: Exception) -> str:
+    """The operating system's reason if there is one."""
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else None
+    return (cause.strerror or str(cause)).lower() if cause is not None else "the connection is closed"
+
+
+class Tcp(ITransport):
+    """Dials and listens. :meth:`bind` opens the sockets before libp2p starts: its errors are the operator's.
+
+    ``max_handshakes`` bounds the accepted connections that have not finished their handshake.
+    """
+
+    def __init__(self, max_handshakes: int) -> None:
+        self._nursery: trio.Nursery | None = None
+        self._max_handshakes = max_handshakes
+        self._bound: dict[str, list[trio.SocketListener]] = {}
+        self._handshakes: dict[TcpStream, None] = {}
+
+    async def bind(self, address: Multiaddr) -> Multiaddr:
+        """Open the listening socket of ``/ip4|ip6/…/tcp/…``; return the address with its real port.
+
+        Raises OSError if the operating system refuses, ValueError if the address is not of that form.
+        """
+        names = [protocol.name for protocol in address.protocols()]
+        if names not in (["ip4", "tcp"], ["ip6", "tcp"]):
+            raise ValueError("not of the form /ip4/<address>/tcp/<port>")
+        host, port = host_and_port(address)
+        listeners = await trio.open_tcp_listeners(port, host=host)
+        port = listeners[0].socket.getsockname()[1]
+        bound = Multiaddr(f"/{names[0]}/{host}/tcp/{port}")
+        self._bound[str(bound)] = list(listeners)
+        return bound
+
+    def serve_in(self, nursery: trio.Nursery) -> None:
+        """Where the accepted connections live. To be said before libp2p listens."""
+        self._nursery = nursery
+
+    async def close(self) -> None:
+        """Close the listening sockets."""
+        for listeners in self._bound.values():
+            for listener in listeners:
+                await listener.aclose()
+        self._bound.clear()
+
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """Connect. Names are resolved by the operating system. Raises OpenConnectionError with its reason."""
+        host, port = host_and_port(maddr)
+        try:
+            stream = await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            raise OpenConnectionError(_dial_reason(error)) from error
+        return RawConnection(TcpStream(stream), True)
+
+    def create_listener(self, handler_function: THandler) -> IListener:
+        return _Listener(self, handler_function)
+
+    def can_dial(self, maddr: Multiaddr) -> bool:
+        names = [protocol.name for protocol in maddr.protocols() if protocol.name != "p2p"]
+        return len(names) == 2 and names[0] in _HOSTS and names[1] == "tcp"
+
+    def can_listen(self, maddr: Multiaddr) -> bool:
+        return str(maddr) in self._bound
+
+    def protocols(self) -> list[str]:
+        return ["tcp"]
+
+    def start_accepting(self, maddr: Multiaddr, handler: THandler) -> trio.CancelScope:
+        """Accept at ``maddr``, which :meth:`bind` opened, until what is returned is cancelled."""
+        assert self._nursery is not None
+        listeners = self._bound[str(maddr)]
+
+        async def serve(stream: trio.SocketStream) -> None:
+            await self._serve(stream, handler)
+
+        async def accept() -> None:
+            with scope:
+                await trio.serve_listeners(serve, listeners, handler_nursery=self._nursery)
+
+        scope = trio.CancelScope()
+        self._nursery.start_soon(accept)
+        return scope
+
+    def confirmed(self, stream: TcpStream) -> None:
+        """The handshake of ``stream`` is done."""
+        stream.confirm()
+        self._handshakes.pop(stream, None)
+
+    async def _serve(self, socket: trio.SocketStream, handler: THandler) -> None:
+        """Run the swarm's handler while the connection is open; by itself it would wait for ever."""
+        try:
+            stream = TcpStream(socket)
+        except OSError:
+            await trio.aclose_forcefully(socket)
+            return
+        self._handshakes[stream] = None
+        if len(self._handshakes) > self._max_handshakes:
+            oldest = next(iter(self._handshakes))  # a handshake takes milliseconds: this one stalls
+            del self._handshakes[oldest]
+            oldest.abort()
+
+        async def handle() -> None:
+            try:
+                await handler(stream)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must end this connection only
+                log.debug("connection from %s failed: %r", stream.get_remote_address()[0], error)
+            with suppress(ConnectionClosedError):
+                await stream.close()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(handle)
+                await stream.closed.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._handshakes.pop(stream, None)
+
+
+class _Listener(IListener):
+    def __init__(self, tcp: Tcp, handler: THandler) -> None:
+        self._tcp = tcp
+        self._handler = handler
+        self._accepting: list[trio.CancelScope] = []
+        self._addresses: list[Multiaddr] = []
+
+    async def listen(self, maddr: Multiaddr) -> None:
+        self._accepting.append(self._tcp.start_accepting(maddr, self._handler))
+        self._addresses.append(maddr)
+
+    def get_addrs(self) -> tuple[Multiaddr, ...]:
+        return tuple(self._addresses)
+
+    async def close(self) -> None:
+        for scope in self._accepting:
+            scope.cancel()
+
+
+def host_and_port(address: Multiaddr) -> tuple[str, int]:
+    """What to connect to or bind. Raises ValueError if the address names no host or no TCP port."""
+    names = {protocol.name for protocol in address.protocols()}
+    host_name = next((name for name in _HOSTS if name in names), None)
+    if host_name is None or "tcp" not in names:
+        raise ValueError("names no host and TCP port")
+    return str(address.value_for_protocol(host_name)), int(str(address.value_for_protocol("tcp")))
+
+
+def expand_wildcard(address: Multiaddr, interfaces: Sequence[str]) -> list[Multiaddr]:
+    """What others can dial: 0.0.0.0 and :: stand for those of ``interfaces`` (IP texts) of their family."""
+    host, port = host_and_port(address)
+    try:
+        wildcard = ipaddress.ip_address(host)
+    except ValueError:
+        return [address]
+    if not wildcard.is_unspecified:
+        return [address]
+    family = [ip for ip in interfaces if ipaddress.ip_address(ip).version == wildcard.version]
+    return [Multiaddr(f"/ip{wildcard.version}/{ip}/tcp/{port}") for ip in family] or [address]
+
+
+def _dial_reason(error: OSError) -> str:
+    """trio bundles one error for each address it tried; the first says enough."""
+    cause: BaseException = error
+    if isinstance(error.__cause__, OSError):
+        cause = error.__cause__
+    elif isinstance(error.__cause__, BaseExceptionGroup) and error.__cause__.exceptions:
+        cause = error.__cause__.exceptions[0]
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    return text.lower()

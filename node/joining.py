@@ -1,0 +1,85 @@
+"""Which federation this node is in, and how it comes by the manifest: from a file, from its own directory, or
+from a member.
+
+The federation id is the manifest's digest, so a manifest from anybody is either the right one or refused.
+"""
+
+import logging
+from pathlib import Path
+
+import trio
+
+from p2pfl.gossip.manifest import MAX_BYTES, Manifest, ManifestError, decode_manifest_untrusted, digest_of
+from p2pfl.node.config import NodeConfig
+from p2pfl.node.errors import ConfigError, NetworkError
+from p2pfl.node.manifest_file import read_manifest
+from p2pfl.node.store import Store
+from p2pfl.node.transport import Transport
+
+log = logging.getLogger(__name__)
+
+JOIN_SECONDS = 60.0
+_ANSWER_SECONDS = 10.0
+
+
+def known_federation(config: NodeConfig, store: Store) -> bytes:
+    """The digest of the federation that config and state directory name. Raises if they name none, or two."""
+    stored = store.manifest_bytes()
+    wanted = config.federation
+    if isinstance(wanted, Path):
+        named = read_manifest(wanted).digest
+    elif wanted is not None:
+        named = bytes.fromhex(wanted)
+    elif stored is not None:
+        named = digest_of(stored)
+    else:
+        raise ConfigError(
+            "federation.id", "not set", "give --federation with the manifest file, or the id and --bootstrap"
+        )
+    if stored is not None and digest_of(stored) != named:
+        raise ConfigError(
+            "federation.id",
+            f"{config.state} holds the state of federation {digest_of(stored).hex()[:12]}…,"
+            f" not of {named.hex()[:12]}…",
+            "give every federation a state directory of its own",
+        )
+    return named
+
+
+async def obtain_manifest(
+    config: NodeConfig, store: Store, transport: Transport, federation: bytes
+) -> Manifest:
+    """The manifest of ``federation``: what is on disk, else what a member sends once it has admitted us.
+
+    Raises NetworkError if no member could be reached or would let us in within JOIN_SECONDS.
+    """
+    if isinstance(config.federation, Path):
+        return read_manifest(config.federation)
+    stored = store.manifest_bytes()
+    if stored is not None:
+        return decode_manifest_untrusted(stored)
+    if not config.bootstrap:
+        raise ConfigError(
+            "network.bootstrap",
+            "not set, and the manifest is not here yet",
+            "give --bootstrap with the address of any member",
+        )
+    with trio.move_on_after(JOIN_SECONDS):
+        while True:
+            for peer in transport.connected:
+                try:
+                    data = await transport.request(
+                        peer, "manifest", b"", max_response=MAX_BYTES, seconds=_ANSWER_SECONDS
+                    )
+                    if digest_of(data) == federation:
+                        log.info("manifest received from %s", peer)
+                        return decode_manifest_untrusted(data)
+                    log.warning("peer %s sent a manifest that is not the one asked for", peer)
+                except (NetworkError, ManifestError) as error:
+                    log.warning("no manifest from %s: %s", peer, error)
+            await trio.sleep(0.2)
+    raise NetworkError(
+        f"no member of federation {federation.hex()[:12]}… let this node in within {JOIN_SECONDS:g} s"
+        f" (tried {', '.join(config.bootstrap)})",
+        "check the address, that the port is open, and that the ticket is for this node and this federation",
+    )

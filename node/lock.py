@@ -1,0 +1,36 @@
+"""One daemon a state directory: a lock that the kernel drops when the process dies, however it dies."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from p2pfl.node.errors import StorageError
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold ``directory`` for this process. Raises StorageError if another process holds it or it cannot be
+    written.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(
+            f"cannot use {directory}: {reason}", "check the path and its permissions"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StorageError(
+            f"another p2pfl process is using {directory}",
+            "stop it first, or give this node a state directory of its own",
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)

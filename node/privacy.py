@@ -1,0 +1,336 @@
+"""What every kind of round releases about this node's records, and the noise that covers it.
+
+A round is one secure sum. What one record can change in this node's vector is bounded here, per stage, for
+records added or removed (``sensitivity``, L2); noise of ``noise_multiplier`` times that makes the sum a
+Gaussian mechanism. Three modes:
+
+    distributed   every member adds a share of the noise after encoding; only the sum carries all of it
+    local         this node adds all of it: to every gradient step, and to statistics and evaluation
+    none          no noise, and no epsilon
+
+Noise is integer noise on a grid, from a cryptographic stream, so no floating-point side channel exists
+(Mironov 2012).
+
+Why ``sensitivity * 2^f + sqrt(d)`` grid steps. Encoding adds a coin u in [0, 1) to every scaled value and
+rounds down. For fixed coins a neighbouring vector, at L2 distance s, moves every coordinate's integer by less
+than |difference| + 1, so the integers lie within s + sqrt(d) (triangle inequality). The coins do not depend
+on the records, and the hockey-stick divergence of a mixture is at most the mixture of the divergences, so the
+bound for every fixed coin is a bound for the random ones. This is the first bound of Kairouz, Liu, Steinke
+(2021, section 4); at the grids chosen below it adds a few percent.
+
+Shares of noise. A sum is opened only over at least u = minimum survivors, of whom at most c collude. u - c
+honest shares of standard deviation sigma / sqrt(u - c) make up sigma (Truex et al. 2019). More survivors only
+add noise.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2pfl.crypto.discrete_gaussian import LARGEST_SIGMA, DiscreteGaussian
+from p2pfl.crypto.randomness import RandomBytes
+from p2pfl.crypto.ring import Encoding, largest_fraction_bits
+from p2pfl.gossip.errors import LocalProtocolError
+from p2pfl.gossip.manifest import Manifest, PrivacySpec
+from p2pfl.gossip.thresholds import Thresholds, thresholds
+from p2pfl.node.accountant import Mechanism, Spent, Subject, calibrate, epsilon, releases_within
+from p2pfl.node.errors import PrivacyError
+
+__all__ = [
+    "LOSS_CAP",
+    "MAX_RECORDS",
+    "Budget",
+    "Mechanism",
+    "StagePlan",
+    "StepNoise",
+    "calibrated",
+    "dimension",
+    "noise",
+    "poisson_sample",
+    "stage_plan",
+    "step_noise",
+]
+
+MAX_RECORDS: Final = 1 << 20
+"""Records of one node's table at most: no entry of its statistics or evaluation vector is larger, so none is
+cut by the encoding.
+"""
+PARAMETER_LIMIT: Final = 64.0
+"""A model parameter beyond this is cut by the encoding, and counted. Inputs are standardised, so a useful one
+is far below.
+"""
+LOSS_CAP: Final = 1.0
+"""Nats. A test record adds at most this to the sum of losses, which bounds what its presence shows."""
+GRID_SIGMA: Final = 2.0**11
+"""Grid steps. The grid is as fine as it can be with at most this much noise per member: small tables, quick
+draws.
+"""
+LEAST_SIGMA: Final = 10.0
+"""Grid steps. Below, a sum of discrete Gaussians need not behave as one Gaussian (Kairouz, Liu, Steinke 2021,
+Theorem 1).
+"""
+_ROUNDING: Final = 1 + 2.0**-15
+"""Grid steps that rounding moves a coordinate by at most, beyond the move of its value: one, and a little
+because the encoding's coins have 16 bits and the sums before it are float64.
+"""
+
+Mode = Literal["distributed", "local", "none"]
+STAGES: Final = ("statistics", "training", "evaluation")
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """How one stage's vector is encoded, noised and charged; the same at every member.
+
+    ``sensitivity``: L2 norm of what one record adds to a release, before encoding. ``noise_multiplier``: z,
+    standard deviation over sensitivity. ``sampling_rate``: probability that a record takes part.
+    ``releases_per_round``: noised sums that a round is made of.
+    """
+
+    stage: str
+    mode: Mode
+    dimension: int
+    encoding: Encoding
+    sensitivity: float
+    noise_multiplier: float
+    sampling_rate: float
+    releases_per_round: int
+
+    @property
+    def charged(self) -> bool:
+        """Whether a round of this stage goes into the ledger."""
+        return self.mode != "none"
+
+    @property
+    def subject(self) -> Subject:
+        """Whose records it is about."""
+        return "test" if self.stage == "evaluation" else "train"
+
+    def sigma(self, group: Thresholds) -> float:
+        """Standard deviation, in grid steps, of what each member adds to its encoded vector; 0 if nothing."""
+        if not _noised_in_the_sum(self.mode, self.stage):
+            return 0.0
+        whole = _grid_sigma(
+            self.noise_multiplier, self.sensitivity, self.encoding.fraction_bits, self.dimension
+        )
+        return whole * _share(self.mode, group)
+
+    def mechanism(self, group: Thresholds) -> Mechanism:
+        """The ledger entry for one round in ``group``. Raises LocalProtocolError in mode none: no ledger."""
+        if self.mode == "none":
+            raise LocalProtocolError("mode none charges nothing")
+        return Mechanism(
+            stage=self.stage,
+            subject=self.subject,
+            kind=self.mode,
+            noise_multiplier=self.noise_multiplier,
+            sampling_rate=self.sampling_rate,
+            count=self.releases_per_round,
+            members=group.members,
+            minimum_survivors=group.minimum_survivors,
+            colluders=group.colluders,
+        )
+
+
+def dimension(manifest: Manifest, stage: str) -> int:
+    """Length of the vector that a round of ``stage`` sums. Raises LocalProtocolError for another stage."""
+    match stage:
+        case "statistics":
+            return 1 + 2 * _numeric_columns(manifest)
+        case "training":
+            return manifest.model.parameters(manifest.task.features)
+        case "evaluation":
+            return 3
+    raise LocalProtocolError(f"no stage {stage!r}")
+
+
+def stage_plan(manifest: Manifest, stage: str, dimension: int) -> StagePlan:
+    """The plan of ``stage`` for vectors of ``dimension`` entries.
+
+    Raises PrivacyError if the ring has no grid on which the manifest's noise can be drawn, LocalProtocolError
+    for another stage.
+    """
+    privacy, training, groups = manifest.privacy, manifest.training, manifest.groups
+    limit, rate, releases = float(MAX_RECORDS), 1.0, 1
+    match stage:
+        case "statistics":
+            # A record adds (1, u_1…u_m, u_1² - ½…u_m² - ½) with u in [-1, 1], and u² + (u² - ½)² <= 1 + ¼.
+            multiplier = privacy.statistics_noise_multiplier
+            sensitivity = math.sqrt(1 + 1.25 * _numeric_columns(manifest))
+        case "training":
+            # A step is x - (lr / b) Σ clip(gradient, C).
+            multiplier, limit = privacy.noise_multiplier, PARAMETER_LIMIT
+            sensitivity = training.learning_rate / training.expected_batch * privacy.clip_norm
+            rate, releases = training.sampling_rate, training.local_steps
+        case "evaluation":
+            # A record adds (correct, 1, min(loss, LOSS_CAP)).
+            multiplier = privacy.evaluation_noise_multiplier
+            sensitivity = math.sqrt(2 + LOSS_CAP**2)
+        case _:
+            raise LocalProtocolError(f"no stage {stage!r}")
+    bits = largest_fraction_bits(2 * groups.size - 1, limit)
+    smallest, largest = (thresholds(k, groups.colluders) for k in (groups.minimum, 2 * groups.size - 1))
+    if _noised_in_the_sum(privacy.mode, stage):
+        bits = _fraction_bits(
+            bits, multiplier * _share(privacy.mode, smallest), sensitivity, dimension, stage
+        )
+        sigma = _grid_sigma(multiplier, sensitivity, bits, dimension)
+        _require_noise(sigma * _share(privacy.mode, largest), stage)
+    encoding = Encoding(bits, limit)
+    return StagePlan(stage, privacy.mode, dimension, encoding, sensitivity, multiplier, rate, releases)
+
+
+def noise(plan: StagePlan, group: Thresholds, random: RandomBytes) -> NDArray[np.int64]:
+    """What this member adds to its encoded vector of ``plan``: int64, shape (dimension,), in grid steps.
+
+    A share of the noise in mode distributed; all of it in mode local, except to training, where every step
+    has been noised; zeros in mode none.
+    """
+    sigma = plan.sigma(group)
+    if sigma == 0:
+        return np.zeros(plan.dimension, np.int64)
+    return DiscreteGaussian(sigma).sample(plan.dimension, random)
+
+
+@dataclass(frozen=True, slots=True)
+class StepNoise:
+    """Noise for one local step: integer noise of ``sigma`` steps on a grid of step 2^-``fraction_bits``."""
+
+    fraction_bits: int
+    sigma: float
+
+    def apply(self, total: NDArray[np.float64], random: RandomBytes) -> NDArray[np.float64]:
+        """``total``, rounded to the nearest grid point and noised; float64 of the same shape."""
+        scaled = np.rint(np.ldexp(total, self.fraction_bits)).astype(np.int64)
+        noised = scaled + DiscreteGaussian(self.sigma).sample(len(scaled), random)
+        return np.ldexp(noised.astype(np.float64), -self.fraction_bits)
+
+
+def step_noise(manifest: Manifest, dimension: int) -> StepNoise:
+    """The noise of a step in mode local, for gradients of ``dimension`` entries.
+
+    Rounding to the nearest point moves a coordinate by at most one step more than its value moves, as in
+    encoding. Raises PrivacyError as :func:`stage_plan` does.
+    """
+    multiplier, norm = manifest.privacy.noise_multiplier, manifest.privacy.clip_norm
+    bits = _fraction_bits(30, multiplier, norm, dimension, "training")
+    sigma = _grid_sigma(multiplier, norm, bits, dimension)
+    _require_noise(sigma, "training")
+    return StepNoise(bits, sigma)
+
+
+def poisson_sample(records: int, rate: float, random: RandomBytes) -> NDArray[np.bool_]:
+    """Which records take part, each with probability ``rate``, independently: bool, shape (records,).
+
+    It may be none. A 64-bit number per record is compared with floor(2^64 rate): never more than ``rate``.
+    """
+    if rate >= 1:
+        return np.ones(records, np.bool_)
+    drawn = np.frombuffer(random(8 * records), "<u8")
+    return drawn < np.uint64(math.floor(math.ldexp(rate, 64)))
+
+
+class Budget:
+    """What one node may still release: refuses whatever would take a record beyond the manifest's epsilon."""
+
+    def __init__(self, privacy: PrivacySpec, mechanisms: Iterable[Mechanism] = ()) -> None:
+        """Start from ``mechanisms``, the ledger so far."""
+        self._privacy = privacy
+        self._mechanisms = list(mechanisms)
+        self._fitting: dict[tuple[Subject, float, float], int] = {}
+
+    def allows(self, plan: StagePlan, releases: int | None = None) -> bool:
+        """Whether ``releases`` more of ``plan`` (None: one round's) keep every record within epsilon."""
+        if not plan.charged:
+            return True
+        key = (plan.subject, plan.noise_multiplier, plan.sampling_rate)
+        if key not in self._fitting:
+            limit, delta = self._privacy.epsilon, self._privacy.delta
+            self._fitting[key] = releases_within(self._mechanisms, *key, limit, delta)
+        return self._fitting[key] >= (plan.releases_per_round if releases is None else releases)
+
+    def spend(self, mechanism: Mechanism) -> None:
+        """Count ``mechanism``, which the ledger holds by now."""
+        self._mechanisms.append(mechanism)
+        key = (mechanism.subject, mechanism.noise_multiplier, mechanism.sampling_rate)
+        left = {key: self._fitting[key] - mechanism.count} if key in self._fitting else {}
+        others = {other: fitting for other, fitting in self._fitting.items() if other[0] != mechanism.subject}
+        self._fitting = others | left
+
+    @property
+    def spent(self) -> Spent:
+        """Epsilon so far, against the assumed colluders."""
+        return epsilon(self._mechanisms, self._privacy.delta)
+
+
+def calibrated(draft: Manifest) -> Manifest:
+    """``draft`` with the least noise that keeps its epsilon and delta; as it is in mode none.
+
+    Takes a few seconds. Raises PrivacyError if there is no grid to draw that noise on.
+    """
+    privacy, training = draft.privacy, draft.training
+    if privacy.mode == "none":
+        return draft
+    releases = training.rounds * training.local_steps
+    found = calibrate(privacy.epsilon, privacy.delta, releases, training.sampling_rate)
+    manifest = replace(
+        draft,
+        privacy=replace(
+            privacy,
+            noise_multiplier=found.training,
+            statistics_noise_multiplier=found.statistics,
+            evaluation_noise_multiplier=found.evaluation,
+        ),
+    )
+    for stage in STAGES:
+        stage_plan(manifest, stage, dimension(manifest, stage))
+    if privacy.mode == "local":
+        step_noise(manifest, dimension(manifest, "training"))
+    return manifest
+
+
+def _numeric_columns(manifest: Manifest) -> int:
+    return sum(column.kind == "numeric" for column in manifest.task.columns)
+
+
+def _noised_in_the_sum(mode: Mode, stage: str) -> bool:
+    """Whether noise is added to the encoded vector, and not before (each local step) or not at all."""
+    return mode == "distributed" or (mode == "local" and stage != "training")
+
+
+def _share(mode: Mode, group: Thresholds) -> float:
+    """What part of the noise's standard deviation one member of ``group`` adds."""
+    return 1 / math.sqrt(group.minimum_survivors - group.colluders) if mode == "distributed" else 1.0
+
+
+def _grid_sigma(multiplier: float, sensitivity: float, bits: int, dimension: int) -> float:
+    return multiplier * (math.ldexp(sensitivity, bits) + _ROUNDING * math.sqrt(dimension))
+
+
+def _fraction_bits(finest: int, multiplier: float, sensitivity: float, dimension: int, stage: str) -> int:
+    """The finest grid, not beyond ``finest``, on which the noise is at most GRID_SIGMA steps.
+
+    On that grid rounding would make up most of a very large model's noise. Then the grid is finer, up to
+    LARGEST_SIGMA, until rounding adds an eighth.
+    """
+    rounding = _grid_sigma(multiplier, 0.0, 0, dimension)
+    most = min(max(GRID_SIGMA, 9 * rounding), LARGEST_SIGMA)
+    for bits in range(finest, -1, -1):
+        if _grid_sigma(multiplier, sensitivity, bits, dimension) <= most:
+            return bits
+    what = f"the noise of {stage} does not fit the ring: {multiplier * sensitivity:g} per member"
+    raise PrivacyError(
+        what, "make learning_rate / expected_batch or the model smaller, or epsilon larger, in the manifest"
+    )
+
+
+def _require_noise(sigma: float, stage: str) -> None:
+    if sigma < LEAST_SIGMA:
+        what = f"the noise of {stage} is too fine for the ring, {sigma:.2g} grid steps, not {LEAST_SIGMA:g}"
+        raise PrivacyError(
+            what, "make learning_rate / expected_batch larger, or epsilon smaller, in the manifest"
+        )

@@ -1,0 +1,50 @@
+"""What a node tells its operator: one JSON file, replaced whole after every change, without a secret in it.
+
+``p2pfl demo`` draws its progress from these files, and anything else that watches a node may.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from p2pfl.node.atomic_file import write_atomically
+
+FILE = "status.json"
+
+
+@dataclass
+class Status:
+    """The node as its operator sees it. Numbers are since the directory was made, except bytes: since this
+    start.
+    """
+
+    peer: str
+    federation: str
+    phase: str = "starting"
+    addresses: list[str] = field(default_factory=list)
+    epoch: int = -1
+    round: int = -1
+    stage: str = ""
+    rounds_total: int = 0
+    training_completed: int = 0
+    completed: int = 0
+    skipped: int = 0
+    last_skip: str = ""
+    connected: int = 0
+    group: list[str] = field(default_factory=list)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    privacy_mode: str = ""
+    epsilon: float | None = None
+    epsilon_rdp: float | None = None
+    epsilon_budget: float | None = None
+    delta: float | None = None
+    ladder: list[tuple[int, float | None]] = field(default_factory=list)
+    model: str = ""
+    evaluation: dict[str, float] = field(default_factory=dict)
+    own_evaluation: dict[str, float] = field(default_factory=dict)
+
+    def write(self, directory: Path) -> None:
+        """Replace the status file in ``directory``."""
+        text = json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False)
+        write_atomically(directory / FILE, text.encode(), 0o644)

@@ -1,0 +1,465 @@
+"""The daemon's network: admitted peers, messages to and from them, requests and answers. libp2p ends here.
+
+    dial or accept ─ noise ─ gate ─ yamux ─ guest ─ /p2pfl/admission/1 ─ peer ─┬─ <prefix>/messages/1
+                              │                 └── refused, with the reason   └─ <prefix>/request/<name>/1
+                              └── refused, without a word
+
+A connection begins as a *guest*: it may use identify, ping and the admission protocol, for a few seconds and
+a few bytes. Admission is mutual (:mod:`.transport_exchange` has the words). Only then do the federation's
+protocols exist for the peer, and its connecting is reported.
+
+Each side sends messages on one long-lived stream, as frames of four bytes of length and the message. Sending
+never waits: a peer that does not take what is queued for it is disconnected. Requests and answers, up to
+hundreds of megabytes, have a stream each, and a length and a SHA-256 with every body.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import trio
+from libp2p.abc import IHost, INetStream
+from libp2p.custom_types import TProtocol
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.protocol_muxer.multiselect import Multiselect
+from libp2p.transport.exceptions import OpenConnectionError
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+
+from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.gossip.errors import LocalProtocolError
+from p2pfl.node.errors import NetworkError
+from p2pfl.node.hardened.gate import RefusedAtGateError
+from p2pfl.node.hardened.guard import ProtocolRefusedError, guarded, open_stream
+from p2pfl.node.hardened.host import make_host, quiet
+from p2pfl.node.hardened.noise import NoiseSession
+from p2pfl.node.hardened.tcp import Tcp
+from p2pfl.node.hardened.wire import WireError, read_frame, write_frame
+from p2pfl.node.hardened.yamux import Yamux, YamuxLimits
+from p2pfl.node.hardened.yamux_stream import YamuxStream
+from p2pfl.node.transport_address import cause_of_kind, dial_reason, dialable, parse_dialable
+from p2pfl.node.transport_exchange import Responder, answer, answer_pings, ask
+from p2pfl.node.transport_reception import ADMISSION, Reception
+from p2pfl.node.transport_session import EventQueue, Link, Session
+from p2pfl.node.transport_types import (
+    Admission,
+    AdmissionRefused,
+    GuestRefused,
+    Limits,
+    MessageReceived,
+    PeerConnected,
+    PeerDisconnected,
+    RequestFailed,
+    RequestRefused,
+    Traffic,
+    TransportEvent,
+    Unreachable,
+)
+
+if TYPE_CHECKING:  # libp2p's requirements bring stubs of trio that do not know trio.TaskStatus
+    from trio_typing import TaskStatus
+
+__all__ = [
+    "Admission",
+    "AdmissionRefused",
+    "GuestRefused",
+    "Limits",
+    "MessageReceived",
+    "PeerConnected",
+    "PeerDisconnected",
+    "RequestFailed",
+    "RequestRefused",
+    "Responder",
+    "Traffic",
+    "Transport",
+    "TransportEvent",
+    "Unreachable",
+]
+
+log = logging.getLogger(__name__)
+
+PING: Final = TProtocol("/ipfs/ping/1.0.0")
+_MAX_LINKS_PER_PEER: Final = 4
+_SPARE_WINDOW: Final = 16 << 20
+_PEERSTORE_CLEANUP_SECONDS: Final = 300
+
+
+class Transport:
+    """Connections of the node ``identity`` to the peers that ``admission`` lets in.
+
+    ``listen``           multiaddresses /ip4|ip6/<address>/tcp/<port>; port 0 takes a free one
+    ``protocol_prefix``  begins every protocol that only peers may speak; names the federation
+    ``requests``         what peers may ask, by name; a responder may raise RequestRefused
+
+    One object runs once. All methods are for the thread of :meth:`run`.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        listen: Sequence[str],
+        admission: Admission,
+        protocol_prefix: str,
+        limits: Limits,
+        requests: Mapping[str, Responder],
+    ) -> None:
+        self._identity = identity
+        self._listen = tuple(listen)
+        self._prefix = protocol_prefix
+        self._limits = limits
+        self._requests = dict(requests)
+        self._tcp = Tcp(max_handshakes=2 * limits.max_guests)
+        self._host: IHost | None = None
+        self._nursery: trio.Nursery | None = None
+        self._addresses: tuple[str, ...] = ()
+        self._links: dict[Yamux, Link] = {}
+        self._sessions: dict[PeerId, Session] = {}
+        self._dialling: dict[PeerId, trio.Event] = {}
+        self._past: dict[PeerId, Traffic] = {}  # of everybody ever admitted
+        self._queue = EventQueue(limits.inbox_messages, limits.inbox_bytes)
+        self._reception = Reception(admission, limits.guest_seconds, self._queue.put, self._admit)
+        self._for_peers = Multiselect()
+
+    # -- running
+    async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; started once it listens.
+
+        Raises NetworkError, naming the address, if it cannot listen.
+        """
+        try:
+            bound = [await self._bind(address) for address in self._listen]
+            with quiet():
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    self._tcp.serve_in(nursery)
+                    host = self._host = self._make_host()
+                    async with host.run(bound):
+                        self._addresses = dialable(bound, self._identity.peer_id)
+                        nursery.start_soon(self._queue.run)
+                        forget = cast(Any, host.get_peerstore()).start_cleanup_task
+                        nursery.start_soon(forget, _PEERSTORE_CLEANUP_SECONDS)
+                        task_status.started()
+                        await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._tcp.close()
+
+    async def _bind(self, address: str) -> Multiaddr:
+        try:
+            return await self._tcp.bind(Multiaddr(address))
+        except OSError as error:
+            raise NetworkError(
+                f"cannot listen on {address}: {(error.strerror or str(error)).lower()}",
+                "stop the program that uses the port (this node, already running?), or choose another port",
+            ) from error
+        except (ValueError, MultiaddrError) as error:
+            raise NetworkError(
+                f"cannot listen on {address}: {error}",
+                "write it as /ip4/0.0.0.0/tcp/4001, with an address of this machine",
+            ) from error
+
+    def _make_host(self) -> IHost:
+        host = make_host(
+            self._identity.seed,
+            self._tcp,
+            self._reception.refuse_at_handshake,
+            self._make_muxer,
+            guarded(self._protocols_for),
+            self._limits.max_peers + 2 * self._limits.max_guests,
+        )
+        # The host's own table is for guests, and what identify shows to strangers; peers are offered more.
+        for_guests = host.get_mux()
+        for_guests.add_handler(ADMISSION, self._on_admission)
+        for_guests.add_handler(PING, _on_ping)
+        for protocol, handler in for_guests.handlers.items():
+            self._for_peers.add_handler(protocol, handler)
+        self._for_peers.add_handler(self._protocol("messages"), self._on_messages)
+        for name, responder in self._requests.items():
+            self._for_peers.add_handler(self._protocol(f"request/{name}"), self._answering(name, responder))
+        return host
+
+    def _protocol(self, name: str) -> TProtocol:
+        return TProtocol(f"{self._prefix}/{name}/1")
+
+    def _running(self) -> tuple[IHost, trio.Nursery]:
+        if self._host is None or self._nursery is None:
+            raise LocalProtocolError("the transport is not running")
+        return self._host, self._nursery
+
+    # -- what the daemon sees
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where others can dial this node, each with its peer id; 0.0.0.0 and :: appear as what they mean."""
+        return self._addresses
+
+    @property
+    def connected(self) -> frozenset[PeerId]:
+        """The peers here at this moment."""
+        return frozenset(peer for peer, session in self._sessions.items() if not session.lost)
+
+    @property
+    def events(self) -> trio.MemoryReceiveChannel[TransportEvent]:
+        """What happened, in order.
+
+        While nobody receives, peers' messages wait and, in the end, so do the peers.
+        """
+        return self._queue.receive
+
+    def traffic(self, peer: PeerId | None = None) -> Traffic:
+        """Bytes exchanged since the start with ``peer``, or with everybody ever admitted."""
+        total = Traffic()
+        for each in self._past if peer is None else (peer,):
+            total += self._past.get(each, Traffic())
+            if each in self._sessions:
+                total += self._sessions[each].traffic
+        return total
+
+    def send(self, peer: PeerId, message: bytes) -> bool:
+        """Queue ``message`` for ``peer``; never waits. False if it is not connected, or was just given up as
+        too slow.
+
+        Raises LocalProtocolError for a message longer than any peer would accept.
+        """
+        self._check_size("message", message)
+        session = self._sessions.get(peer)
+        if session is None or session.lost:
+            return False
+        if session.put(message):
+            return True
+        self._end(session, "it does not take what is sent to it")
+        return False
+
+    async def disconnect(self, peer: PeerId, reason: str) -> None:
+        """End every connection to ``peer``; what is queued is dropped. To keep it out is Admission's part."""
+        links = [link for link in self._links.values() if link.peer == peer]
+        if peer in self._sessions:
+            self._end(self._sessions[peer], reason)
+        for link in links:
+            await link.muxer.close()
+
+    async def request(
+        self, peer: PeerId, name: str, body: bytes, *, max_response: int, seconds: float
+    ) -> bytes:
+        """Ask ``peer`` and return its answer of at most ``max_response`` bytes, whole and as it was sent.
+
+        Raises RequestFailed (a NetworkError) after ``seconds``, or if the peer is not connected, refuses, or
+        breaks off.
+        """
+        self._check_size("request", body)
+        session = self._sessions.get(peer)
+        if session is None or session.lost:
+            raise RequestFailed(peer, name, "it is not connected")
+        try:
+            with trio.fail_after(seconds):
+                return await self._ask(session, name, body, max_response)
+        except trio.TooSlowError:
+            raise RequestFailed(peer, name, f"no answer within {seconds:g} s") from None
+        except (WireError, ProtocolRefusedError) as error:
+            raise RequestFailed(peer, name, str(error)) from None
+
+    def _check_size(self, what: str, data: bytes) -> None:
+        if len(data) > self._limits.max_message:
+            raise LocalProtocolError(
+                f"a {what} of {len(data)} bytes where {self._limits.max_message} are allowed"
+            )
+
+    # -- dialling
+    async def connect(self, address: str) -> PeerId:
+        """Dial ``address``, which ends in /p2p/<id>, and complete admission; at once if that peer is
+        connected.
+
+        Raises Unreachable or AdmissionRefused, both NetworkError.
+        """
+        where, peer = parse_dialable(address)
+        if peer == self._identity.peer_id:
+            raise Unreachable(address, "that is this node itself")
+        while peer in self._dialling:
+            await self._dialling[peer].wait()
+        if peer in self.connected:
+            return peer
+        done = self._dialling[peer] = trio.Event()
+        try:
+            await self._connect(address, where, peer)
+        finally:
+            del self._dialling[peer]
+            done.set()
+        return peer
+
+    async def _connect(self, address: str, where: Multiaddr, peer: PeerId) -> None:
+        try:
+            with trio.fail_after(self._limits.dial_seconds):
+                await self._dial(where, peer)
+        except trio.TooSlowError:
+            raise Unreachable(address, f"no answer within {self._limits.dial_seconds:g} s") from None
+        except UnicodeError as error:  # of the codec for names, before anything is looked up
+            raise Unreachable(address, f"not a name: {error}") from None
+        except ProtocolRefusedError as error:
+            raise Unreachable(address, f"it is not a node that would admit this one: {error}") from None
+        except (OpenConnectionError, WireError) as error:
+            refused = cause_of_kind(error, RefusedAtGateError)
+            if refused is not None:
+                raise AdmissionRefused(peer, str(refused)) from None
+            raise Unreachable(address, dial_reason(error)) from None
+
+    async def _dial(self, where: Multiaddr, peer: PeerId) -> None:
+        host, _ = self._running()
+        raw = await self._tcp.dial(where)
+        link: Link | None = None
+        try:
+            link = await self._upgrade(cast(Swarm, host.get_network()), raw, peer)
+            await self._reception.introduce(link)
+        finally:
+            if link is None or not link.admitted:
+                with trio.CancelScope(shield=True):
+                    await raw.close()
+
+    async def _upgrade(self, swarm: Swarm, raw: Any, peer: PeerId) -> Link:
+        try:
+            conn = await swarm.upgrade_outbound_raw_conn(raw, ID.from_string(peer))
+            return self._links[cast(Yamux, conn.muxed_conn)]
+        except Exception as error:  # the library lets through what protobuf, cipher and peer make of it
+            raise WireError("the handshake failed") from error
+
+    # -- links and sessions
+    def _make_muxer(self, conn: NoiseSession, peer_id: ID) -> Yamux:
+        """Called for every connection that passed the gate; refuses what would be too many."""
+        peer, dialled = PeerId(str(peer_id)), conn.is_initiator
+        reason = self._too_many(peer, dialled)
+        if reason is not None:
+            self._reception.report(peer, reason)
+            raise RefusedAtGateError(reason)
+        limits = YamuxLimits(self._limits.max_streams, _SPARE_WINDOW, self._limits.idle_seconds)
+        muxer = Yamux(conn, peer_id, limits, self._link_ended)
+        muxer.limit_received(self._limits.guest_bytes)
+        link = self._links[muxer] = Link(peer, muxer, conn.tcp, dialled)
+        self._running()[1].start_soon(self._reception.watch, link)
+        return muxer
+
+    def _too_many(self, peer: PeerId, dialled: bool) -> str | None:
+        if sum(link.peer == peer for link in self._links.values()) >= _MAX_LINKS_PER_PEER:
+            return "too many connections of this peer"
+        if peer not in self._sessions and len(self._sessions) >= self._limits.max_peers:
+            return "this node has as many peers as it may"
+        if dialled or peer in self._past:
+            return None
+        guests = sum(not link.admitted and not link.dialled for link in self._links.values())
+        return "too many guests" if guests >= self._limits.max_guests else None
+
+    async def _on_admission(self, net_stream: INetStream) -> None:
+        await self._reception.receive(self._link_of(net_stream), _muxed(net_stream))
+
+    def _admit(self, link: Link) -> None:
+        session = self._sessions.get(link.peer)
+        if session is not None and session.token == link.token:
+            session.links.add(link)
+            return
+        if session is not None:
+            self._end(session, "the peer started over")
+        session = self._sessions[link.peer] = Session(link, self._limits)
+        self._past.setdefault(link.peer, Traffic())
+        log.info("peer %s connected at %s", link.peer, link.address)
+        self._queue.put(PeerConnected(link.peer, link.address))
+        self._running()[1].start_soon(self._write_messages, session)
+
+    def _link_of(self, stream: INetStream) -> Link:
+        link = self._links.get(cast(Yamux, stream.muxed_conn))
+        if link is None:
+            raise ProtocolRefusedError("the connection is over")
+        return link
+
+    def _session_of(self, stream: INetStream) -> tuple[Link, Session]:
+        link = self._link_of(stream)
+        session = self._sessions.get(link.peer)
+        if session is None or link not in session.links:
+            raise ProtocolRefusedError("the session is over")
+        return link, session
+
+    async def _protocols_for(self, stream: INetStream) -> Multiselect:
+        link = self._link_of(stream)
+        if link.dialled:
+            await link.settled.wait()  # the peer may act on our admission before we have read its last word
+        return self._for_peers if link.admitted else self._running()[0].get_mux()
+
+    def _link_ended(self, muxer: Yamux) -> None:
+        link = self._links.pop(muxer)
+        link.settled.set()
+        if link.admitted:
+            self._past[link.peer] += Traffic(wire_sent=link.tcp.sent, wire_received=link.tcp.received)
+        session = self._sessions.get(link.peer)
+        if session is not None and link in session.links:
+            session.links.discard(link)
+            if link is session.reading:
+                session.lost = True  # the reader ends it, when it has reported what arrived
+            elif link is session.link:
+                self._end(session, muxer.reason)
+        if link.peer not in self._sessions and all(other.peer != link.peer for other in self._links.values()):
+            self._reception.forget(link.peer)
+
+    def _end(self, session: Session, reason: str) -> None:
+        if session.over:
+            return
+        session.over = session.lost = True
+        self._past[session.peer] += Traffic(session.sent, session.received)
+        del self._sessions[session.peer]
+        self._reception.forget(session.peer)
+        session.writing_scope.cancel()
+        session.reading_scope.cancel()
+        log.info("peer %s disconnected: %s", session.peer, reason)
+        self._queue.put(PeerDisconnected(session.peer, reason))
+        for link in session.links:
+            self._running()[1].start_soon(link.muxer.close)
+
+    # -- messages
+    async def _write_messages(self, session: Session) -> None:
+        with session.writing_scope:
+            try:
+                stream = await open_stream(session.link.muxer, self._protocol("messages"))
+                while True:
+                    await write_frame(stream, await session.next())
+                    session.done()
+            except (WireError, ProtocolRefusedError) as error:
+                if not session.lost:
+                    self._end(session, str(error))
+
+    async def _on_messages(self, net_stream: INetStream) -> None:
+        link, session = self._session_of(net_stream)
+        if session.reading is not None:
+            raise ProtocolRefusedError("a second stream of messages")
+        session.reading = link
+        with session.reading_scope:
+            try:
+                while True:
+                    data = await read_frame(_muxed(net_stream), self._limits.max_message)
+                    session.count_received(len(data))
+                    await self._queue.put_message(MessageReceived(session.peer, data))
+            except WireError as error:
+                self._end(session, str(error))
+
+    # -- requests
+    async def _ask(self, session: Session, name: str, body: bytes, max_response: int) -> bytes:
+        stream = await open_stream(session.link.muxer, self._protocol(f"request/{name}"))
+        try:
+            response = await ask(stream, session, body, max_response, self._limits.idle_seconds)
+            await stream.close()
+        except BaseException:
+            stream.abort("the request was given up")
+            raise
+        return response
+
+    def _answering(self, name: str, responder: Responder) -> Callable[[INetStream], Awaitable[None]]:
+        async def handle(net_stream: INetStream) -> None:
+            _, session = self._session_of(net_stream)
+            async with session.answering:
+                await answer(_muxed(net_stream), session, name, responder, self._limits)
+
+        return handle
+
+
+async def _on_ping(net_stream: INetStream) -> None:
+    await answer_pings(_muxed(net_stream))
+
+
+def _muxed(stream: INetStream) -> YamuxStream:
+    """Below the library's wrapper, whose locks every read and write would pay for, is our own stream."""
+    return cast(YamuxStream, cast(Any, stream).muxed_stream)

@@ -1,0 +1,139 @@
+"""The ``p2pfl`` command: finds the command that was asked for, and is the one place where errors become
+messages and exit statuses.
+
+A command is a module of ``p2pfl.commands`` with ``add_arguments(parser)`` and ``run(options) -> int``. Only
+the one asked for is imported, and it imports what is heavy (torch, libp2p, numpy) when it runs: ``p2pfl
+--help`` answers at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import NoReturn
+
+from p2pfl.node.errors import ExitCode, UsageError, UserError
+from p2pfl.terminal import complain
+
+DESCRIPTION = "Organisations train one model together, with nobody in the middle."
+EPILOG = "`p2pfl COMMAND --help` explains a command; exit statuses are in docs/exit-codes.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: ``module`` of p2pfl.commands, and the ``help`` that stands beside its name."""
+
+    module: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A command that only has commands."""
+
+    help: str
+    commands: Mapping[str, Command]
+
+
+COMMANDS: Mapping[str, Command | Group] = {
+    "init": Command("init", "make a node's directory: its identity and a config to start from"),
+    "federation": Group(
+        "define a federation, look at one, admit members",
+        {
+            "create": Command("federation_create", "make a manifest from a TOML file"),
+            "show": Command("federation_show", "say in words what a manifest agrees on"),
+            "invite": Command("federation_invite", "issue a ticket that admits one peer"),
+        },
+    ),
+    "node": Command("node", "run this organisation's node"),
+    "demo": Command("demo", "run a whole federation on this machine: four hospitals, four nodes, one model"),
+    "evaluate": Command("evaluate", "measure the federation's model on a CSV file"),
+    "predict": Command("predict", "apply the federation's model to a CSV file"),
+    "privacy": Command("privacy", "epsilon: spent by a node, or what a manifest will cost before it runs"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors go the way of all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"see `{self.prog} --help`")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print("p2pfl", version("p2pfl-node"))
+        parser.exit(0)
+
+
+def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for ``arguments``: all commands by name, and the whole of the one that is named there."""
+    parser = _Parser(prog="p2pfl", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    _add_commands(parser, COMMANDS, arguments)
+    return parser
+
+
+def _add_commands(
+    parser: argparse.ArgumentParser, commands: Mapping[str, Command | Group], arguments: Sequence[str]
+) -> None:
+    added = parser.add_subparsers(metavar="COMMAND", required=True, title="commands", dest="command")
+    asked = next(
+        (position for position, word in enumerate(arguments) if not word.startswith("-")), len(arguments)
+    )
+    for word in arguments[asked : asked + 1]:
+        if word not in commands:
+            from p2pfl.gossip.records import suggest
+
+            raise UsageError(
+                f"unknown command {word!r}", f"{suggest(word, commands)}; see `{parser.prog} --help`"
+            )
+    for name, command in commands.items():
+        inner = added.add_parser(
+            name, help=command.help, description=_sentence(command.help), allow_abbrev=False
+        )
+        if name not in arguments[asked : asked + 1]:
+            continue
+        if isinstance(command, Group):
+            _add_commands(inner, command.commands, arguments[asked + 1 :])
+        else:
+            module = import_module(f"p2pfl.commands.{command.module}")
+            module.add_arguments(inner)
+            inner.set_defaults(run=module.run)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status. Nothing but SystemExit for ``--help`` comes out of it."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        options = build_parser(words).parse_args(words)
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        complain(error.what, error.hint)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        complain("interrupted", "")
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python flushes stdout once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the supervisor: whatever else comes up is a bug, and says so
+        import traceback
+
+        traceback.print_exc()
+        complain(
+            f"unexpected {type(error).__name__}: this is a bug in p2pfl",
+            "please report it, with the lines above",
+        )
+        return int(ExitCode.BUG)

@@ -1,0 +1,56 @@
+"""``p2pfl node``: the daemon."""
+
+import argparse
+import os
+from pathlib import Path
+
+from p2pfl.node.config import SETTINGS, load_config
+
+_EPILOG = (
+    "Every option is also a key of the config file and an environment variable; options win over variables,"
+    " variables over the file (docs/configuration.md). Stop the node with Ctrl-C or SIGTERM: it leaves the"
+    " round cleanly, and resumes where it was when started again."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``p2pfl node``: the config file, every setting, and how to end."""
+    parser.description = (
+        "Run this organisation's node: join the federation, train on the data here, average with the others."
+        " The data never leaves this machine; what does is masked and, unless the manifest says otherwise,"
+        " noised."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="the node's TOML, as `p2pfl init` writes it"
+    )
+    for setting in SETTINGS:
+        text = f"{setting.help} [{setting.variable}]"
+        if not setting.metavar:
+            parser.add_argument(
+                setting.option, dest=setting.field, action="store_true", default=None, help=text
+            )
+        else:
+            parser.add_argument(
+                setting.option,
+                dest=setting.field,
+                metavar=setting.metavar,
+                action="append" if setting.repeatable else "store",
+                help=text + ("; may be repeated" if setting.repeatable else ""),
+            )
+    parser.add_argument(
+        "--until-done", action="store_true", help="end when the federation has finished its rounds"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the daemon until it is told to stop."""
+    from p2pfl.logs import start_logging
+
+    given = {setting.field: getattr(options, setting.field) for setting in SETTINGS}
+    config = load_config(options.config, os.environ, given)
+    start_logging(config.log_level, as_json=config.json_logs)
+
+    from p2pfl.node.daemon import run_node
+
+    return run_node(config, until_done=options.until_done)

@@ -1,0 +1,77 @@
+"""A manifest in words: what its members can rely on, and what they cannot."""
+
+from collections.abc import Iterator
+from typing import TextIO
+
+from p2pfl.gossip.manifest import GroupSpec, Manifest
+from p2pfl.terminal import alarm
+
+
+def explain(manifest: Manifest, stream: TextIO) -> Iterator[str]:
+    """Lines that say what ``manifest`` agrees on; mode "none" is red if ``stream`` is a terminal."""
+    task, model, training = manifest.task, manifest.model, manifest.training
+    yield f"name: {manifest.name}"
+    yield f"who: {_who(manifest)}"
+    asked = f"whether {task.label} is {', '.join(task.positive)}"
+    columns = _counted(len(task.columns), "column")
+    yield f"task: {asked}, from {columns} ({_counted(task.features, 'feature')})"
+    layers = "".join(f" {width} →" for width in model.hidden)
+    parameters = _counted(model.parameters(task.features), "parameter")
+    yield f"model: {model.kind}, {task.features} →{layers} 1, {parameters}"
+    steps = "one step" if training.local_steps == 1 else f"{training.local_steps} steps"
+    yield (
+        f"training: {training.rounds} rounds of {steps} each, every record in a step with probability"
+        f" {training.sampling_rate:g}, learning rate {training.learning_rate:g}"
+    )
+    yield f"groups: {_groups(manifest.groups)}"
+    yield f"robustness: {robustness(manifest.groups)}"
+    yield f"privacy: {privacy(manifest, stream)}"
+    timing = manifest.timing
+    yield (
+        f"timing: a round ends after {timing.round_seconds:g} s at the latest;"
+        f" newcomers enter every {timing.epoch_rounds} rounds"
+    )
+
+
+def _who(manifest: Manifest) -> str:
+    members, issuers = len(manifest.members), _counted(len(manifest.issuers), "issuer")
+    if not manifest.issuers:
+        return f"{_counted(members, 'member')} listed, and nobody can be added"
+    if not members:
+        return f"whoever holds a ticket of one of {issuers}"
+    return f"{_counted(members, 'member')} listed; {issuers} may admit more by ticket"
+
+
+def _groups(groups: GroupSpec) -> str:
+    return (
+        f"{groups.size} to {2 * groups.size - 1} members average together, {groups.minimum} at least,"
+        f" {groups.schedule} within the topology {groups.topology}"
+    )
+
+
+def robustness(groups: GroupSpec) -> str:
+    """What a group of the agreed size survives and withstands."""
+    drops = groups.thresholds.tolerated_drops
+    survives = f"survives {_counted(drops, 'member') if drops else 'no member'} failing"
+    return f"a group of {groups.size} {survives}; stays private against {groups.colluders} colluding"
+
+
+def privacy(manifest: Manifest, stream: TextIO) -> str:
+    """What one record is promised."""
+    spec = manifest.privacy
+    if spec.mode == "none":
+        return alarm("none: no epsilon holds; sums are secret, but the model may reveal records", stream)
+    holds = {
+        "distributed": f"if at most {manifest.groups.colluders} of a group collude",
+        "local": "even if all others collude",
+    }[spec.mode]
+    return (
+        f"{spec.mode}: epsilon {spec.epsilon:g} at delta {spec.delta:g} for every single record, {holds};"
+        f" gradients clipped to {spec.clip_norm:g}, noise multipliers {spec.noise_multiplier:.4g} in"
+        f" training, {spec.statistics_noise_multiplier:.4g} in statistics,"
+        f" {spec.evaluation_noise_multiplier:.4g} in evaluation"
+    )
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"

@@ -1,0 +1,254 @@
+"""Encoding rounds without bias by less than a step, sums decode to sums, and nothing wraps that may not."""
+
+import math
+import warnings
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from p2pfl.crypto import ring
+from p2pfl.crypto.randomness import Keystream, seeded_random
+from p2pfl.crypto.ring import Encoding, decode, encode, largest_fraction_bits
+
+seeds = st.binary(min_size=1, max_size=8)
+
+
+@st.composite
+def encodings(draw: st.DrawFn, members: int = 1) -> Encoding:
+    limit = draw(st.floats(1e-6, 1e6))
+    finest = largest_fraction_bits(members, limit)
+    return Encoding(draw(st.integers(max(0, finest - 30), finest)), limit)
+
+
+@st.composite
+def encodings_with_values(draw: st.DrawFn) -> tuple[Encoding, NDArray[np.float64]]:
+    encoding = draw(encodings())
+    elements = st.floats(-encoding.limit, encoding.limit)
+    return encoding, draw(arrays(np.float64, st.integers(0, 40), elements=elements))
+
+
+def grid(values: NDArray[np.uint32]) -> list[int]:
+    """The encoded values as signed grid steps."""
+    return [value - 2**32 if value >= 2**31 else value for value in values.tolist()]
+
+
+def oracle(values: NDArray[np.float64], encoding: Encoding, seed: bytes) -> list[int]:
+    """The definition in exact arithmetic: to 2^-16 of a step, half to even, then up if the coin says so."""
+    coins = np.frombuffer(Keystream(seed).read(2 * len(values)), "<u2").tolist()
+    steps = []
+    for value, coin in zip(values.tolist(), coins, strict=True):
+        clipped = min(max(Fraction(value), -Fraction(encoding.limit)), Fraction(encoding.limit))
+        fixed = round(clipped * 2**encoding.fraction_bits * 2**16)
+        steps.append((fixed + coin) // 2**16)
+    return steps
+
+
+@given(encodings_with_values(), st.binary(min_size=32, max_size=32), st.floats(0.1, 1.0))
+def test_encode_follows_its_definition(
+    case: tuple[Encoding, NDArray[np.float64]], seed: bytes, fraction: float
+) -> None:
+    encoding, values = case
+    narrow = Encoding(encoding.fraction_bits, encoding.limit * fraction)
+    encoded, saturated = encode(values, narrow, lambda count: seed[:count])
+    assert grid(encoded) == oracle(values, narrow, seed)
+    assert saturated == sum(abs(value) > narrow.limit for value in values.tolist())
+
+
+def test_encode_follows_its_definition_over_many_blocks() -> None:
+    values = np.random.default_rng(1).normal(0, 3, 100_003)
+    encoding, seed = Encoding(20, 8.0), bytes(range(32))
+    encoded, saturated = encode(values, encoding, lambda _: seed)
+    assert grid(encoded) == oracle(values, encoding, seed)
+    assert saturated == np.count_nonzero(np.abs(values) > 8.0) > 0
+
+
+@given(encodings_with_values(), seeds)
+def test_error_is_below_one_step(case: tuple[Encoding, NDArray[np.float64]], seed: bytes) -> None:
+    encoding, values = case
+    encoded, saturated = encode(values, encoding, seeded_random(seed))
+    decoded = decode(encoded, encoding)
+    assert saturated == 0
+    assert np.all(np.abs(decoded - values) <= math.ldexp(1.0, -encoding.fraction_bits))
+    for got, value in zip(grid(encoded), values.tolist(), strict=True):
+        assert abs(Fraction(got, 2**encoding.fraction_bits) - Fraction(value)) < Fraction(
+            1, 2**encoding.fraction_bits
+        )
+
+
+@given(encodings(), st.lists(st.integers(-(2**30), 2**30), max_size=20), seeds)
+def test_values_on_the_grid_are_exact(encoding: Encoding, steps: list[int], seed: bytes) -> None:
+    values = np.array(steps, dtype=np.float64) * math.ldexp(1.0, -encoding.fraction_bits)
+    values = values[np.abs(values) <= encoding.limit]
+    encoded, _ = encode(values, encoding, seeded_random(seed))
+    assert np.array_equal(decode(encoded, encoding), values)
+
+
+@given(st.integers(1, 64), st.integers(0, 20), st.data())
+def test_sum_in_the_ring_is_the_exact_sum_of_the_encoded(
+    members: int, length: int, data: st.DataObject
+) -> None:
+    encoding = data.draw(encodings(members))
+    elements = st.floats(-2 * encoding.limit, 2 * encoding.limit) | st.just(encoding.limit)
+    total = np.zeros(length, np.uint32)
+    expected = [0] * length
+    for member in range(members):
+        values = data.draw(arrays(np.float64, length, elements=elements))
+        encoded, _ = encode(values, encoding, seeded_random(bytes([member])))
+        total += encoded
+        expected = [a + b for a, b in zip(expected, grid(encoded), strict=True)]
+    assert grid(total) == expected
+    assert decode(total, encoding).tolist() == [
+        math.ldexp(step, -encoding.fraction_bits) for step in expected
+    ]
+
+
+@pytest.mark.parametrize(("members", "limit", "bits"), [(8, 64.0, 21), (16, 16.0, 22), (8, 0.0625, 31)])
+def test_largest_fraction_bits_known_values(members: int, limit: float, bits: int) -> None:
+    assert largest_fraction_bits(members, limit) == bits
+
+
+@given(st.integers(1, 2**20), st.floats(1e-9, 1e9))
+def test_largest_fraction_bits_leaves_one_guard_bit_and_wastes_less_than_two(
+    members: int, limit: float
+) -> None:
+    try:
+        bits = largest_fraction_bits(members, limit)
+    except ValueError:
+        assert members * limit > 2**28
+        return
+    reach = members * Fraction(limit) * Fraction(2) ** bits
+    assert reach <= 2**30
+    assert reach > 2**28 or bits == 64
+    assert reach + members < 2**31
+    Encoding(bits, limit)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("members", [1, 2, 4, 5, 8, 16])
+def test_extreme_sum_with_room_for_noise_does_not_wrap(members: int, sign: float) -> None:
+    limit = 63.7
+    encoding = Encoding(largest_fraction_bits(members, limit), limit)
+    values = np.full(1000, sign * 1e9)
+    total = np.zeros(1000, np.uint32)
+    for member in range(members):
+        encoded, saturated = encode(values, encoding, seeded_random(bytes([member])))
+        assert saturated == 1000
+        total += encoded
+    noise = int(sign) * (2**30 - members - 1)
+    total += np.uint32(noise % 2**32)
+    expected = sign * members * limit + math.ldexp(noise, -encoding.fraction_bits)
+    assert np.allclose(
+        decode(total, encoding), expected, atol=members * math.ldexp(1.0, -encoding.fraction_bits)
+    )
+
+
+class EveryCoin:
+    """Stands in for the keystream: coin i of a fill is i, so 2^16 equal values meet every coin once."""
+
+    def __init__(self, seed: bytes) -> None:
+        assert len(seed) == 32
+
+    def fill(self, out: NDArray[np.uint16]) -> None:
+        out[:] = np.arange(len(out))
+
+
+@pytest.mark.parametrize(
+    "sixteenths", [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, -1, -0x8000, 12345 * 65536 + 77]
+)
+def test_rounding_is_exactly_unbiased_over_all_coins(
+    sixteenths: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ring, "Keystream", EveryCoin)
+    monkeypatch.setattr(ring, "_BLOCK", 1 << 16)
+    encoding = Encoding(10, 1000.0)
+    values = np.full(1 << 16, math.ldexp(sixteenths, -26))
+    encoded, _ = encode(values, encoding, bytes)
+    assert sum(grid(encoded)) == sixteenths
+    assert set(grid(encoded)) <= {sixteenths // 2**16, -(-sixteenths // 2**16)}
+
+
+def test_rounding_is_unbiased_and_its_variance_is_that_of_a_coin() -> None:
+    values = np.full(1_000_000, 0.3 / 1024)
+    encoded, _ = encode(values, Encoding(10, 1.0), seeded_random(b"bias"))
+    steps = encoded.astype(np.float64)
+    deviation = math.sqrt(0.3 * 0.7 / len(values))
+    assert abs(steps.mean() - 0.3) < 4 * deviation
+    assert abs(steps.var() - 0.21) < 4 * deviation
+    assert abs(np.corrcoef(steps[:-1], steps[1:])[0, 1]) < 4e-3
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("index", [0, 1, 40_000, 99_999])
+def test_non_finite_values_are_refused_before_anything_else(bad: float, index: int) -> None:
+    def no_randomness(count: int) -> bytes:
+        raise AssertionError("randomness was drawn")
+
+    values = np.zeros(100_000)
+    values[index] = bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=f"value {index} of 100000 is not finite"):
+            encode(values, Encoding(10, 1.0), no_randomness)
+
+
+def test_the_input_is_left_alone_and_coins_are_fresh() -> None:
+    values = np.random.default_rng(2).normal(size=1000)
+    before = values.copy()
+    random = seeded_random(b"fresh")
+    first, _ = encode(values, Encoding(10, 0.5), random)
+    second, _ = encode(values, Encoding(10, 0.5), random)
+    assert np.array_equal(values, before)
+    assert not np.array_equal(first, second)
+
+
+def test_a_value_at_the_limit_is_not_saturated() -> None:
+    above = math.nextafter(2.0, 3.0)
+    values = np.array([2.0, -2.0, above, -above, 0.0])
+    encoded, saturated = encode(values, Encoding(4, 2.0), seeded_random(b"x"))
+    assert grid(encoded) == [32, -32, 32, -32, 0]
+    assert saturated == 2
+
+
+def test_strided_and_huge_values() -> None:
+    values = np.array([1e308, 0.0, -1e308, 0.0, 0.25, 0.0])[::2]
+    encoded, saturated = encode(values, Encoding(2, 4.0), seeded_random(b"x"))
+    assert grid(encoded) == [16, -16, 1]
+    assert saturated == 2
+
+
+@pytest.mark.parametrize("values", [np.zeros(3, np.float32), np.zeros(3, np.int64), np.zeros((3, 1))])
+def test_encode_refuses_other_arrays(values: Any) -> None:
+    with pytest.raises(ValueError, match="float64 vector"):
+        encode(values, Encoding(10, 1.0), seeded_random(b"x"))
+
+
+@pytest.mark.parametrize(
+    "total", [np.zeros(3, np.int32), np.zeros(3, np.uint64), np.zeros((3, 1), np.uint32)]
+)
+def test_decode_refuses_other_arrays(total: Any) -> None:
+    with pytest.raises(ValueError, match="uint32 vector"):
+        decode(total, Encoding(10, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("bits", "limit"),
+    [(-1, 1.0), (31, 1.0), (65, 1e-12), (10, 0.0), (10, -1.0), (10, math.inf), (10, math.nan), (64, 1e300)],
+)
+def test_impossible_encodings_are_refused(bits: int, limit: float) -> None:
+    with pytest.raises(ValueError):
+        Encoding(bits, limit)
+
+
+@pytest.mark.parametrize(
+    ("members", "limit"),
+    [(0, 1.0), (4, 0.0), (4, -1.0), (4, math.inf), (4, math.nan), (4, 2.0**29), (2**31, 1.0)],
+)
+def test_impossible_federations_have_no_grid(members: int, limit: float) -> None:
+    with pytest.raises(ValueError):
+        largest_fraction_bits(members, limit)

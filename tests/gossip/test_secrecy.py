@@ -1,0 +1,383 @@
+"""What a coalition learns, exactly: nothing about honest inputs but their sum over the survivors.
+
+The real machines run over the ring Z_2, with seeds and shares in the field of eight elements, so that all
+randomness of the honest members can be gone through. Key agreement, seals and commitments are ideal: a
+pairwise seed is known to its two owners and to whoever puts together the secret key of one of them, a
+sealed text to whoever can derive its key, and a commitment tells nothing. The view of a coalition is
+everything that reaches it, everything on the wire that it can open (as if it tapped all lines), and the
+total.
+
+Two ways to the same statement, that the distribution of the view depends on honest inputs only through
+their sum:
+
+* by enumeration: all self-masks and pairwise seeds, with ideal shares (nothing below the threshold, all
+above); * by linear algebra, with Shamir's shares: over a field of characteristic two the view is an affine
+function of input bits
+  and random bits, f(x, r) = Bx + Ar + f(0, 0), so given x it is uniform on a coset of the image of A.
+  Inputs x and x' have the same views if and only if B(x - x') lies in that image.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from p2pfl.crypto import labels
+from p2pfl.crypto.agreement import OneTimeKey
+from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.crypto.randomness import RandomBytes
+from p2pfl.gossip.events import Effect, Event, Send
+from p2pfl.gossip.messages import Bundle, Masked, Reveal, Survivors
+from p2pfl.gossip.rehearsal import Rehearsal
+from p2pfl.gossip.round import RoundMachine
+from p2pfl.gossip.simulation import Link, Machine
+from p2pfl.gossip.suite import Suite
+from p2pfl.gossip.wire import Message, signed
+
+MEMBERS, THRESHOLD, BITS = 4, 3, 3
+HEADER, SIZE = 2, 2 + MEMBERS
+KEY, SEED = 0xA0, 0xB0
+
+
+def times(a: int, b: int) -> int:
+    """Product in GF(8), modulo x^3 + x + 1; addition is XOR."""
+    result = 0
+    for bit in range(BITS):
+        result ^= (a << bit) * (b >> bit & 1)
+    for bit in (4, 3):
+        result ^= (0b1011 << (bit - 3)) * (result >> bit & 1)
+    return result
+
+
+def over(a: int, b: int) -> int:
+    return next(c for c in range(8) if times(b, c) == a)
+
+
+class Source:
+    """The randomness of one member, in the place of a RandomBytes: elements of GF(8) in a fixed order.
+
+    Secrets have a header of two public bytes (kind and owner, number) and one element for each member.
+    """
+
+    def __init__(
+        self, owner: int, seed: int, pair_seeds: Mapping[int, int], coefficients: Iterator[int]
+    ) -> None:
+        self.owner, self.seed, self.pair_seeds, self.coefficients = owner, seed, pair_seeds, coefficients
+        self.keys = 0
+
+    def __call__(self, count: int) -> bytes:
+        raise AssertionError("all randomness goes through the suite")
+
+    def new_key(self) -> OneTimeKey:
+        header = (KEY | self.owner, self.keys)
+        self.keys += 1
+        return OneTimeKey(
+            bytes(header), bytes((*header, *(self.pair_seeds.get(j, 0) for j in range(MEMBERS))))
+        )
+
+
+def source(random: RandomBytes) -> Source:
+    assert isinstance(random, Source)
+    return random
+
+
+def agree(secret: bytes, public: bytes, label: bytes, context: bytes) -> bytes:
+    if label == labels.PAIRWISE_MASK:
+        return bytes([secret[HEADER + (public[0] & 0xF)]])
+    first, second = sorted((secret[:HEADER], public))
+    return first + second  # names the key; who can derive it is decided in Coalition
+
+
+def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes:
+    if not sealed.startswith(key):
+        raise ValueError("another key")
+    return sealed[len(key) :]
+
+
+def shamir_split(secret: bytes, holders: int, threshold: int, random: RandomBytes) -> list[bytes]:
+    """Share every element that can be anything; the points are 1 … holders."""
+    assert (holders, threshold) == (MEMBERS, THRESHOLD)
+    owner = secret[0] & 0xF
+    shares = [bytearray(secret[:HEADER]) for _ in range(holders)]
+    for place, element in enumerate(secret[HEADER:]):
+        varies = place == 0 if secret[0] & 0xF0 == SEED else place != owner
+        first, second = (next(source(random).coefficients) for _ in range(2)) if varies else (0, 0)
+        for holder, share in enumerate(shares, 1):
+            share.append(element ^ times(first, holder) ^ times(second, times(holder, holder)))
+    return [bytes(share) for share in shares]
+
+
+def shamir_combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
+    points = {holder + 1: share for holder, share in sorted(shares.items())[:threshold]}
+    (header,) = {share[:HEADER] for share in points.values()}
+    secret = bytearray(header)
+    for place in range(HEADER, SIZE):
+        value = 0
+        for x, share in points.items():
+            weight = 1
+            for other in points:
+                if other != x:
+                    weight = times(weight, over(other, other ^ x))
+            value ^= times(weight, share[place])
+        secret.append(value)
+    return bytes(secret)
+
+
+class IdealShares:
+    """Shares that say nothing, and a trustee who hands out the secret for enough of them."""
+
+    def __init__(self) -> None:
+        self.secrets: dict[bytes, bytes] = {}
+
+    def split(self, secret: bytes, holders: int, threshold: int, random: RandomBytes) -> list[bytes]:
+        self.secrets[secret[:HEADER]] = secret
+        return [secret[:HEADER] + bytes((holder, 0, 0, 0)) for holder in range(holders)]
+
+    def combine(self, shares: Mapping[int, bytes], threshold: int) -> bytes:
+        (header,) = {share[:HEADER] for share in shares.values()}
+        assert len(shares) >= threshold
+        return self.secrets[header]
+
+
+def mask(values: NDArray[np.uint32], seed: bytes) -> None:
+    """In Z_2 adding and subtracting are the same; the low bit of an element is uniform if the element is."""
+    values[:] = (values + np.uint32(seed[0] & 1)) % np.uint32(2)
+
+
+TINY = Suite(
+    new_key=lambda random: source(random).new_key(),
+    key_of=lambda secret: OneTimeKey(secret[:HEADER], secret),
+    accepts_key=lambda public: True,
+    new_seed=lambda random: bytes((SEED | source(random).owner, 0, source(random).seed, 0, 0, 0)),
+    commit=lambda seed: b"",
+    agree=agree,
+    derive=lambda secret, label, context: secret[HEADER : HEADER + 1],
+    seal=lambda key, plaintext, context: key + plaintext,
+    open_sealed=unseal,
+    split=shamir_split,
+    combine=shamir_combine,
+    share_bytes=SIZE,
+    add_mask=mask,
+    subtract_mask=mask,
+)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A course of events, and a coalition that watches it."""
+
+    coalition: tuple[int, ...]
+    survivors: tuple[int, ...]
+    crashes: Mapping[int, int] | None = None
+    late: int | None = None
+    """Whose masked vectors arrive after the others have given up on them: 1.5 seconds later."""
+    lies: bool = False
+    """Whether the coalition signs two sets of survivors, one for each half of the others."""
+
+    @property
+    def honest(self) -> list[int]:
+        return [number for number in range(MEMBERS) if number not in self.coalition]
+
+    def link(self, group: tuple[PeerId, ...]) -> Link:
+        def delays(
+            sender: PeerId, receiver: PeerId, message: Message, rng: np.random.Generator
+        ) -> tuple[float, ...]:
+            late = self.late is not None and sender == group[self.late] and isinstance(message, Masked)
+            return (1.5,) if late else (0.01,)
+
+        return delays
+
+    def wrap(self) -> Mapping[int, Callable[[RoundMachine, Identity], Machine]]:
+        return dict.fromkeys(self.coalition, Equivocator) if self.lies else {}
+
+
+class Equivocator:
+    """Signs a set without member 1 for member 2, and one without member 2 for member 1."""
+
+    def __init__(self, machine: RoundMachine, identity: Identity) -> None:
+        self._machine, self._identity = machine, identity
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        return [self._twist(effect) for effect in self._machine.handle(event, now)]
+
+    def _twist(self, effect: Effect) -> Effect:
+        if not isinstance(effect, Send) or not isinstance(effect.message, Survivors):
+            return effect
+        ballot = effect.message
+        missing = 1 if ballot.entries[2][0] == effect.peer else 2
+        entries = (*ballot.entries[:missing], *ballot.entries[missing + 1 :])
+        return Send(effect.peer, signed(self._identity, replace(ballot, entries=entries)))
+
+
+QUIET = Scenario(coalition=(0,), survivors=(0, 1, 2, 3))
+SCENARIOS = {
+    "nobody drops": QUIET,
+    "the coalition convenes last": Scenario(coalition=(3,), survivors=(0, 1, 2, 3)),
+    "one dies before it sends": Scenario(coalition=(0,), survivors=(0, 1, 2), crashes={3: 28}),
+    "a vector comes too late": Scenario(coalition=(0,), survivors=(0, 1, 2), late=3),
+    "a convener's vector comes too late": Scenario(coalition=(3,), survivors=(1, 2, 3), late=0),
+    "the coalition signs two sets": Scenario(coalition=(0,), survivors=(0, 1, 2, 3), lies=True),
+    "two against two": Scenario(coalition=(0, 1), survivors=(0, 1, 2, 3)),
+}
+
+
+def perform(
+    scenario: Scenario, inputs: Mapping[int, int], elements: Iterable[int], suite: Suite = TINY
+) -> tuple[bytes, ...]:
+    """One run of the real machines; the coalition's inputs and randomness are all zero. Returns its view."""
+    stream = iter(elements)
+    honest = scenario.honest
+    pairs = {pair: next(stream) for pair in combinations(honest, 2)}
+    seeds = {number: next(stream) for number in honest}
+    zeros = iter(lambda: 0, None)
+    sources = [
+        Source(
+            number,
+            seeds.get(number, 0),
+            {sum(pair) - number: value for pair, value in pairs.items() if number in pair},
+            stream if number in honest else zeros,
+        )
+        for number in range(MEMBERS)
+    ]
+    values = np.array([[inputs.get(number, 0)] for number in range(MEMBERS)], np.uint32)
+    group = Rehearsal(values).group
+    rehearsal = Rehearsal(
+        values,
+        suite=suite,
+        randoms=sources,
+        link=scenario.link(group),
+        crashes=scenario.crashes,
+        wrap=scenario.wrap(),
+    ).run()
+    return view(scenario, rehearsal)
+
+
+def view(scenario: Scenario, rehearsal: Rehearsal) -> tuple[bytes, ...]:
+    """Everything the coalition gets hold of, in the order of sending, without what follows from the rest
+    (digests and signatures).
+    """
+    coalition = {rehearsal.group[number] for number in scenario.coalition}
+    bundles = [sent.message for sent in rehearsal.net.sent if isinstance(sent.message, Bundle)]
+    reveals = {
+        sent.message.author: sent.message
+        for sent in rehearsal.net.sent
+        if isinstance(sent.message, Reveal) and {sent.sender, sent.receiver} & coalition
+    }
+    assert all(message.attempt == 0 for message in bundles)
+    end = rehearsal.completed[rehearsal.group[scenario.coalition[0]]]
+    assert end.survivors == tuple(rehearsal.group[number] for number in scenario.survivors)
+    shown = Counter(share[:HEADER] for reveal in reveals.values() for share in reveal.shares)
+    recovered = {header for header, count in shown.items() if count >= THRESHOLD}
+    own = {bytes((KEY | number, key)) for number in scenario.coalition for key in (0, 1)}
+    seen = []
+    for bundle in bundles:
+        ends, text = {bundle.sealed[:HEADER], bundle.sealed[HEADER : 2 * HEADER]}, bundle.sealed[2 * HEADER :]
+        if ends & (own | recovered):
+            seen.append(text)
+    seen += [
+        sent.message.values.astype(np.uint8).tobytes()
+        for sent in rehearsal.net.sent
+        if isinstance(sent.message, Masked) and sent.receiver in coalition
+    ]
+    seen += [share for _, reveal in sorted(reveals.items()) for share in reveal.shares]
+    return (*seen, end.total.astype(np.uint8).tobytes())
+
+
+def leak(scenario: Scenario, inputs: Mapping[int, int]) -> int:
+    """What the coalition is meant to learn."""
+    return sum(inputs[number] for number in scenario.honest if number in scenario.survivors) % 2
+
+
+def all_inputs(scenario: Scenario) -> list[dict[int, int]]:
+    return [
+        dict(zip(scenario.honest, bits, strict=True))
+        for bits in product(range(2), repeat=len(scenario.honest))
+    ]
+
+
+@pytest.mark.parametrize("name", ["nobody drops", "one dies before it sends", "a vector comes too late"])
+def test_by_enumeration_only_the_sum_shows(name: str) -> None:
+    scenario = SCENARIOS[name]
+    distributions: dict[int, Counter[tuple[bytes, ...]]] = {}
+    for inputs in all_inputs(scenario):
+        seen: Counter[tuple[bytes, ...]] = Counter()
+        for bits in product(range(2), repeat=len(scenario.honest) * (len(scenario.honest) + 1) // 2):
+            shares = IdealShares()
+            suite = replace(TINY, split=shares.split, combine=shares.combine)
+            seen[with_secrets(perform(scenario, inputs, bits, suite), shares)] += 1
+        expected = distributions.setdefault(leak(scenario, inputs), seen)
+        assert seen == expected
+    assert not distributions[0] & distributions[1], "the sum itself does show"
+
+
+def with_secrets(seen: tuple[bytes, ...], shares: IdealShares) -> tuple[bytes, ...]:
+    """Ideal shares say nothing one by one: put the secret in the place of those that are enough."""
+    counts = Counter(item[:HEADER] for item in seen if len(item) == SIZE)
+    known = (shares.secrets[header] for header, count in sorted(counts.items()) if count >= THRESHOLD)
+    return (*seen, *known)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_by_linear_algebra_only_the_sum_shows(name: str) -> None:
+    scenario = SCENARIOS[name]
+    honest = scenario.honest
+    elements = len(honest) * (len(honest) - 1) // 2 + len(honest) * (1 + 2 * MEMBERS)
+    bits = elements * BITS
+
+    def run(inputs: int, random: int) -> int:
+        chosen = {number: inputs >> place & 1 for place, number in enumerate(honest)}
+        digits = [random >> (BITS * place) & 0b111 for place in range(elements)]
+        return int.from_bytes(b"".join(perform(scenario, chosen, digits)), "big")
+
+    origin = run(0, 0)
+    rng = np.random.default_rng(5)
+    by_random = [run(0, 1 << bit) ^ origin for bit in range(bits)]
+    by_input = [run(1 << place, 0) ^ origin for place in range(len(honest))]
+    for _ in range(10):  # affine indeed
+        packed = int(rng.integers(0, 1 << len(honest)))
+        random = int.from_bytes(rng.bytes(bits // 8), "big")
+        expected = origin
+        for place, change in enumerate(by_input):
+            expected ^= change * (packed >> place & 1)
+        for bit, change in enumerate(by_random):
+            expected ^= change * (random >> bit & 1)
+        assert run(packed, random) == expected
+    basis = reduced(by_random)
+    for inputs in all_inputs(scenario):
+        change = 0
+        for place, number in enumerate(honest):
+            change ^= by_input[place] * inputs[number]
+        hidden = not reduced([change], basis)
+        assert hidden == (leak(scenario, inputs) == 0)
+
+
+def reduced(vectors: Iterable[int], basis: Mapping[int, int] | None = None) -> dict[int, int]:
+    """What these bit vectors add to the span of ``basis``, by leading bit."""
+    known, new = dict(basis or {}), dict[int, int]()
+    for vector in vectors:
+        rest = vector
+        while rest and rest.bit_length() in known:
+            rest ^= known[rest.bit_length()]
+        if rest:
+            known[rest.bit_length()] = new[rest.bit_length()] = rest
+    return new
+
+
+def test_a_secret_that_is_shown_twice_would_be_noticed() -> None:
+    """The yardstick itself: with both secrets of one member in the view, its input shows."""
+    scenario = SCENARIOS["a vector comes too late"]
+
+    def both(secret: bytes, holders: int, threshold: int, random: RandomBytes) -> list[bytes]:
+        shares = shamir_split(secret, holders, threshold, random)
+        late = secret[0] == SEED | 3
+        return [bytes(secret) if late else share for share in shares]  # no sharing at all of one seed
+
+    suite = replace(TINY, split=both)
+    views = set()
+    for value in range(2):
+        views.add(perform(scenario, {1: 0, 2: 0, 3: value}, iter(lambda: 0, None), suite))
+    assert len(views) == 2

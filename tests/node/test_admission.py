@@ -1,0 +1,315 @@
+"""Admission: who is let in, and that everybody else learns why."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.gossip.canonical import pack
+from p2pfl.gossip.manifest import Manifest, from_toml
+from p2pfl.gossip.tickets import issue
+from p2pfl.node.admission import MAX_GREETING_BYTES, FederationAdmission, Greeting
+from p2pfl.node.errors import ClockError, TicketProblem
+from p2pfl.node.transport_types import MAX_GREETING, MAX_REASON
+
+ISSUER, MEMBER, GUEST, STRANGER, OWN = (Identity.from_seed(bytes([number]) * 32) for number in range(1, 6))
+NOW = 1_800_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = float(NOW)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def manifest(name: str = "hearts", *, issuers: bool = True) -> Manifest:
+    members = [MEMBER.peer_id, OWN.peer_id, ISSUER.peer_id]
+    return from_toml(
+        f"""
+        name = "{name}"
+        issuers = {[ISSUER.peer_id] if issuers else []}
+        members = {members}
+        task.label = "y"
+        task.positive = ["1"]
+        task.columns = [{{ name = "x", kind = "numeric", low = 0, high = 1 }}]
+        model = {{ kind = "logistic" }}
+        training = {{ rounds = 1, learning_rate = 1, sampling_rate = 1, expected_batch = 1 }}
+        privacy = {{ mode = "none" }}
+        """
+    )
+
+
+MANIFEST = manifest()
+
+
+def ticket(holder: Identity, *, by: Identity = ISSUER, within: Manifest = MANIFEST, days: float = 1) -> str:
+    expires = int(NOW + days * 86_400)
+    return str(issue(by, federation=within.digest, peer=holder.peer_id, expires=expires))
+
+
+def greeting(text: str = "", **fields: object) -> bytes:
+    return dataclasses.replace(Greeting((1,), MANIFEST.digest, NOW, text), **fields).to_bytes()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def admission(clock: Clock) -> FederationAdmission:
+    return FederationAdmission(MANIFEST.digest, OWN.peer_id, manifest=MANIFEST, clock=clock)
+
+
+def refusal(admission: FederationAdmission, peer: PeerId, heard: bytes) -> str:
+    reason = admission.judge(peer, heard)
+    assert reason is not None
+    assert reason.isprintable()
+    assert len(reason) <= MAX_REASON
+    assert peer not in admission.admitted
+    return reason
+
+
+def test_a_member_needs_no_ticket(admission: FederationAdmission) -> None:
+    assert admission.judge(MEMBER.peer_id, greeting()) is None
+    assert admission.admitted == {MEMBER.peer_id}
+
+
+def test_members_are_those_listed_and_those_let_in(admission: FederationAdmission) -> None:
+    assert admission.is_member(MEMBER.peer_id)
+    assert admission.is_member(OWN.peer_id)
+    assert not admission.is_member(GUEST.peer_id)
+    admission.judge(STRANGER.peer_id, greeting(ticket(GUEST)))
+    assert not admission.is_member(STRANGER.peer_id)
+
+
+def test_a_ticket_admits_its_holder(admission: FederationAdmission) -> None:
+    assert admission.judge(GUEST.peer_id, greeting(ticket(GUEST))) is None
+    assert admission.admitted == {GUEST.peer_id}
+
+
+def test_a_member_is_let_in_whatever_became_of_its_ticket(admission: FederationAdmission) -> None:
+    assert admission.judge(MEMBER.peer_id, greeting(ticket(MEMBER, days=-1))) is None
+
+
+def test_everybody_else_gets_a_reason_of_their_own(admission: FederationAdmission) -> None:
+    peer = STRANGER.peer_id
+    other = manifest("lungs")
+    assert "sent no ticket" in refusal(admission, peer, greeting())
+    assert f"p2pfl federation invite {peer}" in refusal(admission, peer, greeting())
+    assert "another peer" in refusal(admission, peer, greeting(ticket(GUEST)))
+    assert "expired 24 h ago" in refusal(admission, peer, greeting(ticket(STRANGER, days=-1)))
+    assert "another federation" in refusal(admission, peer, greeting(ticket(STRANGER, within=other)))
+    assert "not named in this federation" in refusal(admission, peer, greeting(ticket(STRANGER, by=MEMBER)))
+    assert "you are in federation" in refusal(
+        admission, peer, greeting(ticket(STRANGER), federation=other.digest)
+    )
+    assert "you speak 2, 3, this node 1" in refusal(admission, peer, greeting(versions=(2, 3)))
+    assert "damaged" in refusal(admission, peer, greeting(ticket(STRANGER)[:-1]))
+    assert "secret key" in refusal(admission, peer, greeting("P2PFL-SECRET-KEY-1ABC"))
+    for heard in (b"", b"\xff", greeting()[:-1], greeting() + b"\0", greeting(federation=b"short")):
+        assert "malformed" in refusal(admission, peer, heard)
+
+
+def test_a_newer_version_may_speak_the_old_one(admission: FederationAdmission) -> None:
+    assert admission.judge(MEMBER.peer_id, greeting(versions=(1, 2))) is None
+
+
+def test_a_wrong_clock_is_named_as_a_likely_cause(admission: FederationAdmission) -> None:
+    late = ticket(STRANGER, days=-0.1)
+    assert "clocks differ" not in refusal(admission, STRANGER.peer_id, greeting(late))
+    assert "our clocks differ by 3 h" in refusal(
+        admission, STRANGER.peer_id, greeting(late, clock=NOW - 3 * 3600)
+    )
+
+
+def test_the_greeting_of_one_node_is_what_another_reads(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "ticket.txt"
+    path.write_text(ticket(GUEST) + "\n")
+    guest = FederationAdmission(MANIFEST.digest, GUEST.peer_id, path, clock=clock)
+    heard = Greeting.from_untrusted(guest.greeting())
+    assert heard == Greeting((1,), MANIFEST.digest, NOW, ticket(GUEST))
+    assert len(guest.greeting()) < MAX_GREETING_BYTES <= MAX_GREETING
+    host = FederationAdmission(MANIFEST.digest, OWN.peer_id, manifest=MANIFEST, clock=clock)
+    assert host.judge(GUEST.peer_id, guest.greeting()) is None
+    assert guest.judge(OWN.peer_id, host.greeting()) is None
+
+
+# -- a newcomer, before and after it has the manifest
+def test_a_newcomer_lets_in_its_federation_until_it_knows_better(clock: Clock) -> None:
+    newcomer = FederationAdmission(MANIFEST.digest, OWN.peer_id, clock=clock)
+    assert newcomer.judge(MEMBER.peer_id, greeting()) is None
+    assert newcomer.judge(STRANGER.peer_id, greeting()) is None
+    assert newcomer.judge(GUEST.peer_id, greeting(ticket(GUEST))) is None
+    assert "you are in federation" in refusal(newcomer, ISSUER.peer_id, greeting(federation=bytes(32)))
+    assert "another peer" in refusal(newcomer, ISSUER.peer_id, greeting(ticket(GUEST)))
+    gone = newcomer.adopt(MANIFEST)
+    assert set(gone) == {STRANGER.peer_id}
+    assert "sent no ticket" in gone[STRANGER.peer_id]
+    assert newcomer.admitted == {MEMBER.peer_id, GUEST.peer_id}
+    assert "sent no ticket" in refusal(newcomer, STRANGER.peer_id, greeting())
+
+
+def test_a_ticket_of_a_false_issuer_is_found_out_with_the_manifest(clock: Clock) -> None:
+    newcomer = FederationAdmission(MANIFEST.digest, OWN.peer_id, clock=clock)
+    assert newcomer.judge(STRANGER.peer_id, greeting(ticket(STRANGER, by=STRANGER))) is None
+    assert "not named" in newcomer.adopt(MANIFEST)[STRANGER.peer_id]
+
+
+def test_another_manifest_is_never_adopted(admission: FederationAdmission) -> None:
+    with pytest.raises(ValueError, match="another federation"):
+        admission.adopt(manifest("lungs"))
+
+
+def test_a_crowd_of_strangers_costs_no_memory(clock: Clock) -> None:
+    newcomer = FederationAdmission(MANIFEST.digest, OWN.peer_id, clock=clock)
+    reasons = [newcomer.judge(PeerId(f"peer {number}"), greeting()) for number in range(300)]
+    assert len(newcomer.admitted) == 256
+    assert "256 members already" in str(reasons[-1])
+    assert newcomer.judge(PeerId("peer 0"), greeting()) is None
+
+
+def test_expired_tickets_make_room_and_end_a_stay(admission: FederationAdmission, clock: Clock) -> None:
+    assert admission.judge(GUEST.peer_id, greeting(ticket(GUEST))) is None
+    assert admission.judge(MEMBER.peer_id, greeting()) is None
+    assert admission.expired() == {}
+    assert admission.is_member(GUEST.peer_id)
+    clock.now += 2 * 86_400
+    assert not admission.is_member(GUEST.peer_id)
+    assert set(admission.expired()) == {GUEST.peer_id}
+    assert admission.admitted == {MEMBER.peer_id}
+
+
+def test_judging_never_raises_even_when_our_own_ticket_has_expired(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "ticket.txt"
+    path.write_text(ticket(GUEST))
+    admission = FederationAdmission(MANIFEST.digest, GUEST.peer_id, path, clock=clock)
+    for number in range(256):
+        assert admission.judge(PeerId(f"peer {number}"), greeting()) is None
+    clock.now += 2 * 86_400
+    assert "256 members already" in refusal(admission, MEMBER.peer_id, greeting())
+    with pytest.raises(TicketProblem, match="expired"):
+        admission.adopt(MANIFEST)
+    clock.now -= 2 * 86_400
+    assert len(admission.adopt(MANIFEST)) == 256
+    clock.now += 2 * 86_400
+    assert admission.judge(MEMBER.peer_id, greeting()) is None
+
+
+def test_without_issuers_strangers_are_cut_off_at_the_handshake(clock: Clock) -> None:
+    closed = manifest(issuers=False)
+    admission = FederationAdmission(closed.digest, OWN.peer_id, clock=clock)
+    assert admission.at_handshake(STRANGER.peer_id) is None
+    admission.adopt(closed)
+    assert admission.at_handshake(MEMBER.peer_id) is None
+    assert "not listed" in str(admission.at_handshake(STRANGER.peer_id))
+
+
+def test_with_issuers_anybody_may_hold_a_ticket(admission: FederationAdmission) -> None:
+    assert admission.at_handshake(STRANGER.peer_id) is None
+
+
+# -- this node's own place
+def test_a_node_without_a_place_is_told_how_to_get_one(clock: Clock) -> None:
+    with pytest.raises(TicketProblem, match="not a member") as caught:
+        FederationAdmission(MANIFEST.digest, GUEST.peer_id, manifest=MANIFEST, clock=clock)
+    assert f"p2pfl federation invite {GUEST.peer_id}" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hello", "not a ticket"),
+        ("P2PFL-SECRET-KEY-1ABC", "secret key"),
+        (ticket(MEMBER), "another peer"),
+        (ticket(GUEST, days=-3), "expired 3 days ago"),
+        (ticket(GUEST, within=manifest("lungs")), "another federation"),
+        (ticket(GUEST, by=STRANGER), "not named"),
+    ],
+)
+def test_a_node_with_a_useless_ticket_does_not_start(
+    tmp_path: Path, clock: Clock, text: str, words: str
+) -> None:
+    path = tmp_path / "ticket.txt"
+    path.write_text(text)
+    with pytest.raises(TicketProblem, match=words) as caught:
+        FederationAdmission(MANIFEST.digest, GUEST.peer_id, path, MANIFEST, clock)
+    assert str(path) in caught.value.what
+
+
+def test_a_missing_or_binary_ticket_file_is_named(tmp_path: Path, clock: Clock) -> None:
+    with pytest.raises(TicketProblem, match="no such file"):
+        FederationAdmission(MANIFEST.digest, GUEST.peer_id, tmp_path / "gone", clock=clock)
+    with pytest.raises(TicketProblem, match="cannot be read"):
+        FederationAdmission(MANIFEST.digest, GUEST.peer_id, tmp_path, clock=clock)
+    (tmp_path / "binary").write_bytes(bytes(range(256)) * 20)
+    with pytest.raises(TicketProblem, match="no usable ticket"):
+        FederationAdmission(MANIFEST.digest, GUEST.peer_id, tmp_path / "binary", clock=clock)
+
+
+# -- clocks
+def admit_with_skews(admission: FederationAdmission, *skews: float) -> None:
+    for peer, skew in zip((MEMBER, ISSUER, GUEST), skews, strict=False):
+        assert admission.judge(peer.peer_id, greeting(ticket(peer), clock=int(NOW + skew))) is None
+
+
+def test_one_peer_cannot_talk_us_out_of_our_clock(admission: FederationAdmission) -> None:
+    admit_with_skews(admission, 1e6)
+    admission.check_clock()
+    admit_with_skews(admission, 1e6, 0)
+    admission.check_clock()
+    admit_with_skews(admission, 1e6, 0, -1e6)
+    admission.check_clock()
+
+
+@pytest.mark.parametrize(
+    ("skew", "words"), [(7200, "2 h behind"), (-86_400 * 30, "30 days ahead of"), (601, "10 min")]
+)
+def test_a_majority_can(admission: FederationAdmission, skew: float, words: str) -> None:
+    admit_with_skews(admission, skew, skew)
+    with pytest.raises(ClockError, match=words):
+        admission.check_clock()
+    admit_with_skews(admission, skew, 0, skew)
+    with pytest.raises(ClockError):
+        admission.check_clock()
+
+
+# -- anything from anyone
+@given(st.binary(max_size=400))
+def test_any_bytes_get_an_answer(data: bytes) -> None:
+    admission = FederationAdmission(MANIFEST.digest, OWN.peer_id, manifest=MANIFEST, clock=Clock())
+    assert "malformed" in str(admission.judge(STRANGER.peer_id, data))
+
+
+values = st.none() | st.booleans() | st.integers(-5, 1 << 50) | st.binary(max_size=40) | st.text(max_size=20)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "clock": values,
+            "federation": values | st.just(MANIFEST.digest),
+            "ticket": values | st.just(ticket(GUEST)),
+            "versions": values | st.lists(values, max_size=3) | st.just([1]),
+        }
+    )
+)
+def test_any_fields_get_an_answer(fields: dict[str, object]) -> None:
+    admission = FederationAdmission(MANIFEST.digest, OWN.peer_id, manifest=MANIFEST, clock=Clock())
+    assert isinstance(admission.judge(STRANGER.peer_id, pack(fields)), str)
+
+
+@given(
+    st.lists(st.integers(1, 65_535), min_size=1, max_size=5),
+    st.binary(min_size=32, max_size=32),
+    st.integers(0, 1 << 39),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
+)
+def test_greetings_round_trip(versions: list[int], federation: bytes, clock: int, text: str) -> None:
+    sent = Greeting(tuple(versions), federation, clock, text)
+    assert Greeting.from_untrusted(sent.to_bytes()) == sent

@@ -1,0 +1,124 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfl.crypto.identity import PeerId
+from p2pfl.gossip.canonical import pack
+from p2pfl.node.catch_up import Summary, agreed_state, newest_agreed
+from p2pfl.node.errors import NetworkError
+from p2pfl.node.released import Released
+
+A, B, C = PeerId("A"), PeerId("B"), PeerId("C")
+
+
+def model(round: int, value: float = 0.0) -> Released:
+    return Released(round, 1, np.array([1.0]), np.array([value]))
+
+
+class Neighbours:
+    """What each neighbour holds, newest first; None answers nothing. Plays the transport's request."""
+
+    def __init__(self, holds: dict[PeerId, list[Released] | None]) -> None:
+        self.holds = holds
+        self.lies: dict[PeerId, Released] = {}
+        self.plausible: Callable[[Released], bool] = lambda released: True
+
+    async def ask(self, peer: PeerId, name: str, body: bytes, most: int) -> bytes:
+        held = self.holds[peer]
+        if held is None:
+            raise NetworkError("no answer", "none")
+        if name == "summary":
+            return Summary(tuple((release.round, release.digest) for release in held), False).to_bytes()
+        if peer in self.lies:
+            return self.lies[peer].to_bytes()
+        return next(release.to_bytes() for release in held if release.digest == body)
+
+    def fetch(self, newer_than: int = -1, agreeing: int = 2) -> Released | None:
+        async def main() -> Released | None:
+            return await agreed_state(
+                self.ask, lambda: self.holds, (1, 1), newer_than, agreeing, self.plausible
+            )
+
+        return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_two_that_agree_are_enough() -> None:
+    found = Neighbours({A: [model(5, 1.0)], B: [model(5, 1.0)], C: None}).fetch()
+    assert found is not None
+    assert found.digest == model(5, 1.0).digest
+
+
+def test_one_alone_is_not_believed() -> None:
+    assert Neighbours({A: [model(9, 6.66)], B: [model(5, 1.0)], C: None}).fetch() is None
+
+
+def test_neighbours_one_round_apart_agree_on_the_older() -> None:
+    found = Neighbours({A: [model(6, 2.0), model(5, 1.0)], B: [model(5, 1.0), model(4)]}).fetch()
+    assert found is not None
+    assert found.round == 5
+
+
+def test_nothing_older_than_ours_is_taken() -> None:
+    assert Neighbours({A: [model(5)], B: [model(5)]}).fetch(newer_than=5) is None
+
+
+def test_a_holder_that_sends_another_model_is_passed_over() -> None:
+    neighbours = Neighbours({A: [model(5, 1.0)], B: [model(5, 1.0)]})
+    neighbours.lies[A] = model(5, 6.66)
+    found = neighbours.fetch()
+    assert found is not None
+    assert found.parameters[0] == 1.0
+
+
+def test_newest_of_several_agreed() -> None:
+    def summary(*models: Released) -> Summary:
+        return Summary(tuple((release.round, release.digest) for release in models), False)
+
+    found = newest_agreed({A: summary(model(7), model(6)), B: summary(model(7), model(6))}, -1, 2)
+    assert found is not None
+    assert found[0] == model(7).digest
+    assert set(found[1]) == {A, B}
+
+
+@given(st.binary(max_size=600))
+def test_any_bytes_are_a_summary_or_a_value_error(data: bytes) -> None:
+    try:
+        Summary.from_untrusted(data)
+    except ValueError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pack([[[1, bytes(32)]] * 3, False]),
+        pack([[[1, bytes(31)]], False]),
+        pack([[[-1, bytes(32)]], False]),
+        pack([[[1, bytes(32)]], 0]),
+        pack([]),
+    ],
+)
+def test_malformed_summaries_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        Summary.from_untrusted(data)
+
+
+def test_more_colluders_need_more_agreement() -> None:
+    neighbours = Neighbours({A: [model(9, 6.66)], B: [model(9, 6.66)], C: [model(5)]})
+    assert neighbours.fetch(agreeing=3) is None
+
+
+def test_saying_it_twice_is_still_one_voice() -> None:
+    evil = model(9, 6.66)
+    assert Neighbours({A: [evil, evil], B: [model(5)]}).fetch() is None
+
+
+def test_what_cannot_be_is_not_taken_whoever_agrees_on_it() -> None:
+    neighbours = Neighbours({A: [model(9)], B: [model(9)]})
+    neighbours.plausible = lambda released: released.round < 9
+    assert neighbours.fetch() is None

@@ -1,0 +1,233 @@
+"""Four learners in one process, their sums taken by the vectorised oracle: the programme from nothing to an
+evaluation.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from p2pfl.crypto.identity import Identity
+from p2pfl.crypto.randomness import seeded_random
+from p2pfl.gossip.errors import LocalProtocolError
+from p2pfl.gossip.events import Completed, Skipped
+from p2pfl.gossip.manifest import (
+    Column,
+    GroupSpec,
+    Manifest,
+    ModelSpec,
+    PrivacySpec,
+    TaskSpec,
+    TimingSpec,
+    TrainingSpec,
+)
+from p2pfl.gossip.thresholds import thresholds
+from p2pfl.node.learner import Learner, mixing_rounds
+from p2pfl.node.privacy import Budget, calibrated
+from p2pfl.node.store import Store
+from p2pfl.node.training.table import Table
+from p2pfl.node.training.trainer import Trainer
+
+ROUNDS = 6
+IDENTITIES = [Identity.from_seed(bytes([number + 1]) * 32) for number in range(4)]
+PEERS = tuple(identity.peer_id for identity in IDENTITIES)
+FOUR = thresholds(4, 1)
+
+
+@cache
+def manifest(mode: str = "distributed") -> Manifest:
+    private = {"epsilon": 4.0, "delta": 1e-4} if mode != "none" else {}
+    return calibrated(
+        Manifest(
+            name="test",
+            issuers=PEERS[:1],
+            members=(),
+            task=TaskSpec("tabular", "y", ("1",), (Column("x", "numeric", -3.0, 3.0),)),
+            model=ModelSpec("logistic"),
+            training=TrainingSpec(ROUNDS, 1.0, 0.5, 100.0),
+            privacy=PrivacySpec(mode, **private),  # type: ignore[arg-type]
+            groups=GroupSpec(),
+            timing=TimingSpec(),
+        )
+    )
+
+
+def table(seed: int, count: int = 200) -> Table:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 1))
+    return Table(x, (x[:, 0] + 0.3 * rng.normal(size=count) > 0).astype(np.float64), 0)
+
+
+Make = Callable[[Manifest], list[Learner]]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def learners(agreed: Manifest) -> list[Learner]:
+        made = []
+        for number, identity in enumerate(IDENTITIES):
+            random = seeded_random(bytes([number]) * 32)
+            store = Store.open(tmp_path / str(number), identity)
+            trainer = Trainer(agreed, table(number), table(number + 10), random)
+            made.append(Learner(agreed, trainer, store, Budget(agreed.privacy, store.mechanisms()), random))
+        return made
+
+    return learners
+
+
+def one_round(learners: list[Learner], round: int) -> str | None:
+    """A round that completes at everybody; the stage that it was."""
+    prepared = [learner.prepare(round) for learner in learners]
+    if prepared[0] is None:
+        assert prepared == [None] * len(learners)
+        return None
+    stages = {each.stage for each in prepared if each is not None}
+    assert len(stages) == 1
+    stage = stages.pop()
+    rows = [learner.contribute(round, FOUR) for learner in learners]
+    total: NDArray[np.uint32] = np.sum(rows, axis=0, dtype=np.uint32)
+    for learner in learners:
+        learner.completed(Completed(round, stage, total, PEERS, PEERS, FOUR))
+    return stage
+
+
+@pytest.mark.parametrize("mode", ["distributed", "local", "none"])
+def test_the_whole_programme(make: Make, mode: str) -> None:
+    learners = make(manifest(mode))
+    stages = [one_round(learners, round) for round in range(ROUNDS + 3)]
+    assert stages == ["statistics", *["training"] * ROUNDS, "evaluation", None]
+    assert len({learner.released.digest for learner in learners if learner.released}) == 1
+    evaluation = learners[0].federation_evaluation
+    assert evaluation is not None
+    assert evaluation.total == pytest.approx(800, abs=60 if mode != "none" else 0.01)
+    own = learners[0].own_evaluation()
+    assert own is not None
+    assert own.accuracy > 0.85
+
+
+def test_the_ledger_is_charged_before_anything_is_handed_out(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = make(manifest())[0]
+    learner.prepare(0)
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Store, "charge", full)
+    with pytest.raises(OSError, match="disk full"):
+        learner.contribute(0, FOUR)
+    with pytest.raises(LocalProtocolError):
+        learner.contribute(0, FOUR)
+
+
+def test_one_preparation_is_one_contribution(make: Make) -> None:
+    learner = make(manifest())[0]
+    with pytest.raises(LocalProtocolError):
+        learner.contribute(0, FOUR)
+    learner.prepare(0)
+    learner.contribute(0, FOUR)
+    with pytest.raises(LocalProtocolError):
+        learner.contribute(0, FOUR)
+
+
+def test_a_skipped_round_keeps_the_model_and_stays_charged(make: Make, tmp_path: Path) -> None:
+    learners = make(manifest())
+    one_round(learners, 0)
+    learner = learners[0]
+    before = learner.released
+    learner.prepare(1)
+    learner.contribute(1, FOUR)
+    learner.skipped(Skipped(1, "training", "too few survivors", True))
+    assert learner.released is before
+    with Store.open(tmp_path / "0", IDENTITIES[0], readonly=True) as store:
+        assert store.last_contribution() == 1
+        assert [mechanism.stage for mechanism in store.mechanisms()] == ["statistics", "training"]
+        assert [(outcome.stage, outcome.completed) for outcome in store.rounds()] == [
+            ("statistics", True),
+            ("training", False),
+        ]
+
+
+def test_restarted_from_its_directory_it_goes_on_where_it_was(make: Make) -> None:
+    agreed = manifest()
+    learners = make(agreed)
+    for round in range(4):
+        one_round(learners, round)
+    again = make(agreed)
+    assert again[0].released is not None
+    assert again[0].next_round == 4
+    assert again[0].released.digest == learners[0].released.digest  # type: ignore[union-attr]
+    assert [one_round(again, round) for round in range(4, ROUNDS + 2)] == ["training"] * 3 + ["evaluation"]
+
+
+def test_budget_spent_adds_no_training_but_still_its_noise(make: Make) -> None:
+    agreed = manifest()
+    learners = make(agreed)
+    one_round(learners, 0)
+    for round in range(1, 40):  # every round lost after masking: charged, and nothing learnt
+        for learner in learners:
+            learner.prepare(round if round <= ROUNDS else ROUNDS)
+            learner.contribute(round if round <= ROUNDS else ROUNDS, FOUR)
+    for learner in learners:
+        assert learner._budget.spent.pld <= agreed.privacy.epsilon
+    released = learners[0].released
+    assert released is not None
+    learners[0].prepare(ROUNDS)
+    assert learners[0]._pending is not None
+    assert np.array_equal(learners[0]._pending.values, released.parameters)
+    assert not learners[0]._pending.charged
+    exact = learners[0]._plan("training").encoding
+    row = learners[0].contribute(ROUNDS, FOUR)
+    assert np.abs(row.view(np.int32) - np.round(np.ldexp(released.parameters, exact.fraction_bits))).max() > 1
+
+
+def test_mixing_only_where_one_group_is_too_small() -> None:
+    assert mixing_rounds(4, 4) == 0
+    assert mixing_rounds(7, 4) == 0
+    assert mixing_rounds(8, 4) > 0
+    assert mixing_rounds(100, 4) <= 25
+
+
+def test_statistics_are_mixed_until_training_starts(make: Make) -> None:
+    learners = make(manifest())
+    for learner in learners:
+        learner.population = 8
+    stages = [one_round(learners, round) for round in range(1 + mixing_rounds(8, 4) + 1)]
+    assert stages == ["statistics", *["mixing"] * mixing_rounds(8, 4), "training"]
+
+
+def test_behind_and_adopt(make: Make) -> None:
+    learners = make(manifest())
+    assert not learners[0].behind(0)
+    assert learners[0].behind(3)
+    for round in range(3):
+        one_round(learners[1:], round)
+    newer = learners[1].released
+    assert newer is not None
+    learners[0].adopt(newer)
+    assert learners[0].released is newer
+    assert not learners[0].behind(3)
+    learners[0].adopt(replace(newer, round=1))
+    assert learners[0].released is newer
+
+
+def test_only_what_this_federation_can_release_is_plausible(make: Make) -> None:
+    learners = make(manifest())
+    for round in range(3):
+        one_round(learners, round)
+    good = learners[0].released
+    assert good is not None
+    assert learners[1].plausible(good)
+    for bad in (
+        replace(good, round=1 << 39),
+        replace(good, training_start=1 << 39),
+        replace(good, training_start=0),
+        replace(good, parameters=np.full_like(good.parameters, 1e308)),
+        replace(good, statistics=np.full_like(good.statistics, 1e308)),
+    ):
+        assert not learners[1].plausible(bad)

@@ -1,0 +1,304 @@
+"""Noise against its claims: sensitivity, grids, shares, variance, sampling; and the budget that pays."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfl.crypto.discrete_gaussian import LARGEST_SIGMA
+from p2pfl.crypto.identity import Identity
+from p2pfl.crypto.randomness import seeded_random
+from p2pfl.crypto.ring import Encoding, encode, largest_fraction_bits
+from p2pfl.gossip.errors import LocalProtocolError
+from p2pfl.gossip.manifest import Manifest, TrainingSpec, from_toml
+from p2pfl.gossip.thresholds import thresholds
+from p2pfl.heart_disease import FEDERATION_TOML
+from p2pfl.node.accountant import Mechanism, epsilon
+from p2pfl.node.errors import PrivacyError
+from p2pfl.node.privacy import (
+    GRID_SIGMA,
+    LEAST_SIGMA,
+    STAGES,
+    Budget,
+    calibrated,
+    dimension,
+    noise,
+    poisson_sample,
+    stage_plan,
+    step_noise,
+)
+
+FOUR = thresholds(4, 1)
+
+
+@cache
+def manifest(mode: str = "distributed", rounds: int = 40, local_steps: int = 1) -> Manifest:
+    issuer = Identity.from_seed(bytes(32)).peer_id
+    draft = from_toml(FEDERATION_TOML.read_text(encoding="utf-8").replace("ISSUER", issuer))
+    training = replace(draft.training, rounds=rounds, local_steps=local_steps)
+    return calibrated(replace(draft, training=training, privacy=draft.privacy.with_mode(mode)))
+
+
+def with_noise(agreed: Manifest, multiplier: float, **training: Any) -> Manifest:
+    """``agreed`` with every noise multiplier set."""
+    privacy = replace(
+        agreed.privacy,
+        noise_multiplier=multiplier,
+        statistics_noise_multiplier=multiplier,
+        evaluation_noise_multiplier=multiplier,
+    )
+    spec: TrainingSpec = replace(agreed.training, **training)
+    return replace(agreed, privacy=privacy, training=spec)
+
+
+# -- plans
+@pytest.mark.parametrize("mode", ["distributed", "local"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_grid_is_the_finest_that_the_noise_allows(mode: str, stage: str) -> None:
+    agreed = manifest(mode)
+    plan = stage_plan(agreed, stage, dimension(agreed, stage))
+    smallest = thresholds(agreed.groups.minimum, 1)
+    if mode == "local" and stage == "training":
+        assert plan.sigma(smallest) == 0
+        assert LEAST_SIGMA <= step_noise(agreed, plan.dimension).sigma <= GRID_SIGMA
+        return
+    assert LEAST_SIGMA <= plan.sigma(smallest) <= GRID_SIGMA
+    finer = plan.encoding.fraction_bits + 1
+    fits_the_ring = finer <= largest_fraction_bits(2 * agreed.groups.size - 1, plan.encoding.limit)
+    finer_plan = replace(plan, encoding=Encoding(finer, 1.0))
+    assert not fits_the_ring or finer_plan.sigma(smallest) > GRID_SIGMA
+
+
+@pytest.mark.parametrize(
+    ("members", "colluders"), [(3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (4, 2), (5, 2), (6, 2), (7, 2)]
+)
+def test_honest_shares_make_up_the_claimed_noise(members: int, colluders: int) -> None:
+    """In the smallest sum that is ever opened, without the colluders' shares, the multiplier is what the
+    ledger says.
+    """
+    agreed = manifest()
+    agreed = replace(agreed, groups=replace(agreed.groups, colluders=colluders, minimum=colluders + 2))
+    plan = stage_plan(agreed, "training", 14)
+    group = thresholds(members, colluders)
+    honest = group.minimum_survivors - colluders
+    total = math.sqrt(honest) * plan.sigma(group)
+    rounded_sensitivity = plan.sensitivity * 2**plan.encoding.fraction_bits + math.sqrt(plan.dimension)
+    assert total / rounded_sensitivity == pytest.approx(agreed.privacy.noise_multiplier, rel=1e-4)
+    assert total / rounded_sensitivity >= agreed.privacy.noise_multiplier
+    assert plan.mechanism(group).noise_multiplier == agreed.privacy.noise_multiplier
+    assert plan.mechanism(group).members == members
+
+
+def test_full_noise_at_every_node_in_mode_local() -> None:
+    agreed = manifest("local")
+    plan = stage_plan(agreed, "statistics", 11)
+    whole = plan.sensitivity * 2**plan.encoding.fraction_bits * agreed.privacy.statistics_noise_multiplier
+    assert plan.sigma(FOUR) >= whole
+    step = step_noise(agreed, 14)
+    assert step.sigma >= agreed.privacy.noise_multiplier * agreed.privacy.clip_norm * 2**step.fraction_bits
+
+
+def test_mode_none_has_no_noise_and_no_price() -> None:
+    agreed = manifest("none")
+    for stage in STAGES:
+        plan = stage_plan(agreed, stage, dimension(agreed, stage))
+        assert not plan.charged
+        assert not noise(plan, FOUR, seeded_random(b"")).any()
+        with pytest.raises(LocalProtocolError):
+            plan.mechanism(FOUR)
+
+
+def test_what_is_charged() -> None:
+    agreed = manifest("local", 10, 3)
+    entries = [stage_plan(agreed, stage, dimension(agreed, stage)).mechanism(FOUR) for stage in STAGES]
+    privacy = agreed.privacy
+    group = (4, 3, 1)
+    assert entries == [
+        Mechanism("statistics", "train", "local", privacy.statistics_noise_multiplier, 1.0, 1, *group),
+        Mechanism("training", "train", "local", privacy.noise_multiplier, 0.25, 3, *group),
+        Mechanism("evaluation", "test", "local", privacy.evaluation_noise_multiplier, 1.0, 1, *group),
+    ]
+
+
+def test_unknown_stage_is_our_bug() -> None:
+    with pytest.raises(LocalProtocolError):
+        stage_plan(manifest(), "mixing", 3)
+    with pytest.raises(LocalProtocolError):
+        dimension(manifest(), "mixing")
+
+
+@pytest.mark.parametrize("mode", ["distributed", "local"])
+def test_noise_that_the_ring_cannot_hold_is_refused(mode: str) -> None:
+    if mode == "distributed":
+        with pytest.raises(PrivacyError, match="too fine"):
+            stage_plan(with_noise(manifest(mode), 1.0, expected_batch=1e7), "training", 14)
+        with pytest.raises(PrivacyError, match="does not fit"):
+            stage_plan(with_noise(manifest(mode), 5.0, learning_rate=1e6), "training", 14)
+    with pytest.raises(PrivacyError, match="does not fit"):
+        stage_plan(with_noise(manifest(mode), 1e4), "statistics", 11)
+    with pytest.raises(PrivacyError, match="does not fit"):
+        step_noise(with_noise(manifest(mode), 5.0), 25_000_000)
+
+
+def test_a_large_model_gets_a_finer_grid_before_rounding_swamps_it() -> None:
+    plan = stage_plan(with_noise(manifest(), 5.0), "training", 40_000)
+    scaled = plan.sensitivity * 2**plan.encoding.fraction_bits
+    assert math.sqrt(40_000) < scaled / 3
+    assert GRID_SIGMA < plan.sigma(FOUR) <= LARGEST_SIGMA
+
+
+# -- the noise itself
+def moments(samples: Sequence[np.ndarray]) -> tuple[float, float]:
+    values = np.concatenate(samples).astype(float)
+    return float(values.mean()), float(values.var())
+
+
+@pytest.mark.parametrize(
+    ("mode", "stage"), [("distributed", "training"), ("distributed", "statistics"), ("local", "statistics")]
+)
+def test_measured_variance_of_the_noise(mode: str, stage: str) -> None:
+    plan = replace(stage_plan(manifest(mode), stage, dimension(manifest(mode), stage)), dimension=14)
+    random = seeded_random(b"variance")
+    count = 3000
+    mean, variance = moments([noise(plan, FOUR, random) for _ in range(count)])
+    samples = count * plan.dimension
+    sigma = plan.sigma(FOUR)
+    assert abs(mean) < 5 * sigma / math.sqrt(samples)
+    assert variance == pytest.approx(sigma**2, rel=5 * math.sqrt(2 / samples))
+
+
+def test_measured_noise_of_a_local_step() -> None:
+    step = step_noise(manifest("local"), 14)
+    random = seeded_random(b"step")
+    truth = np.linspace(-3, 3, 14)
+    errors = np.array([step.apply(truth, random) - truth for _ in range(3000)])
+    sigma = step.sigma * 2.0**-step.fraction_bits
+    assert sigma >= manifest("local").privacy.noise_multiplier * manifest("local").privacy.clip_norm
+    assert errors.var() == pytest.approx(sigma**2, rel=5 * math.sqrt(2 / errors.size))
+    on_grid = np.ldexp(step.apply(truth, random), step.fraction_bits)
+    assert np.array_equal(on_grid, np.rint(on_grid))
+
+
+@given(
+    st.lists(st.floats(-60, 60), min_size=1, max_size=20),
+    st.lists(st.floats(-1, 1), min_size=20, max_size=20),
+    st.integers(0, 2**32),
+)
+def test_rounding_adds_at_most_one_step_a_coordinate(
+    values: list[float], change: list[float], seed: int
+) -> None:
+    """The bound behind the sqrt(d): with the same coins, neighbours' integers differ by less than s +
+    sqrt(d).
+    """
+    plan = stage_plan(manifest(), "training", len(values))
+    near = np.array(values)
+    direction = np.array(change[: len(values)])
+    far = near + direction * (plan.sensitivity / max(float(np.linalg.norm(direction)), 1.0))
+    here, there = (
+        encode(vector, plan.encoding, seeded_random(b"%d" % seed))[0].view(np.int32).astype(float)
+        for vector in (near, far)
+    )
+    moved = plan.sensitivity * 2**plan.encoding.fraction_bits
+    assert np.linalg.norm(here - there) <= moved + (1 + 2**-15) * math.sqrt(len(values))
+
+
+# -- sampling
+@pytest.mark.parametrize("rate", [0.01, 0.25, 0.9])
+def test_sampling_is_poisson(rate: float) -> None:
+    draws = np.array([poisson_sample(200, rate, seeded_random(b"%d" % seed)) for seed in range(500)])
+    tolerance = 5 * math.sqrt(rate * (1 - rate) / draws.size)
+    assert draws.mean() == pytest.approx(rate, abs=tolerance)
+    sizes = draws.sum(axis=1)
+    assert sizes.var() == pytest.approx(200 * rate * (1 - rate), rel=0.35)  # a fixed batch size would give 0
+    assert draws.mean(axis=0).std() < 3 * math.sqrt(rate * (1 - rate) / len(draws))
+
+
+def test_sampling_compares_all_64_bits() -> None:
+    below = int(0.25 * 2**64)
+    words = [0, below - 1, below, 2**64 - 1]
+
+    def random(count: int) -> bytes:
+        assert count == 8 * len(words)
+        return b"".join(word.to_bytes(8, "little") for word in words)
+
+    assert poisson_sample(4, 0.25, random).tolist() == [True, True, False, False]
+
+
+def test_sampling_at_the_ends() -> None:
+    assert poisson_sample(1000, 1.0, seeded_random(b"")).all()
+    assert not poisson_sample(1000, 1e-300, seeded_random(b"")).any()
+    assert poisson_sample(1000, 1 - 2**-53, seeded_random(b"")).all()
+    assert len(poisson_sample(0, 0.5, seeded_random(b""))) == 0
+
+
+# -- budget
+def spend_all(agreed: Manifest, ledger: Sequence[Mechanism] = ()) -> tuple[int, Budget]:
+    """Train until refused."""
+    budget = Budget(agreed.privacy, ledger)
+    plan = stage_plan(agreed, "training", 14)
+    for count in range(1000):
+        if not budget.allows(plan):
+            return count, budget
+        budget.spend(plan.mechanism(FOUR))
+    raise AssertionError("never refused")
+
+
+@pytest.mark.parametrize(("mode", "rounds", "steps"), [("distributed", 40, 1), ("local", 10, 4)])
+def test_a_calibrated_run_fits_and_one_more_round_does_not(mode: str, rounds: int, steps: int) -> None:
+    agreed = manifest(mode, rounds, steps)
+    budget = Budget(agreed.privacy)
+    statistics = stage_plan(agreed, "statistics", dimension(agreed, "statistics"))
+    assert budget.allows(statistics)
+    budget.spend(statistics.mechanism(FOUR))
+    count, spent = spend_all(agreed, [statistics.mechanism(FOUR)])
+    assert count == rounds
+    assert 0.99 * agreed.privacy.epsilon < spent.spent.pld <= agreed.privacy.epsilon
+    evaluation = stage_plan(agreed, "evaluation", 3)
+    for allowed in (True, True, False):  # test records have a budget of their own, for two evaluations
+        assert spent.allows(evaluation) is allowed
+        if allowed:
+            spent.spend(evaluation.mechanism(FOUR))
+    assert spent.spent.pld <= agreed.privacy.epsilon
+
+
+def test_a_lost_statistics_round_costs_training_rounds() -> None:
+    agreed = manifest()
+    plan = stage_plan(agreed, "statistics", dimension(agreed, "statistics"))
+    ledger = [plan.mechanism(FOUR)] * 2
+    count, budget = spend_all(agreed, ledger)
+    assert 0 < count < agreed.training.rounds
+    assert budget.spent == epsilon(
+        [*ledger, *[stage_plan(agreed, "training", 14).mechanism(FOUR)] * count], 1e-4
+    )
+
+
+def test_budget_goes_on_from_the_ledger() -> None:
+    agreed = manifest()
+    plan = stage_plan(agreed, "training", 14)
+    whole, _ = spend_all(agreed)
+    rest, _ = spend_all(agreed, [plan.mechanism(FOUR)] * 7)
+    assert rest == whole - 7
+
+
+def test_budget_does_not_forget_what_others_than_training_cost() -> None:
+    agreed = manifest()
+    training = stage_plan(agreed, "training", 14)
+    statistics = stage_plan(agreed, "statistics", dimension(agreed, "statistics"))
+    budget = Budget(agreed.privacy)
+    assert budget.allows(training)
+    for _ in range(10):
+        budget.spend(statistics.mechanism(FOUR))
+    assert not budget.allows(training)
+    assert not budget.allows(statistics)
+
+
+def test_mode_none_has_no_budget() -> None:
+    agreed = manifest("none")
+    assert Budget(agreed.privacy).allows(stage_plan(agreed, "training", 14))
+    assert calibrated(agreed) == agreed

@@ -1,0 +1,411 @@
+"""The command line as an operator meets it: what is printed where, what is left on disk, exit statuses."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from p2pfl import cli
+from p2pfl.crypto.identity import Identity
+from p2pfl.gossip.manifest import decode_manifest_untrusted
+from p2pfl.gossip.tickets import check, parse_ticket_untrusted
+from p2pfl.node import errors
+from p2pfl.node.config import NodeConfig
+from p2pfl.node.errors import ExitCode, StorageError, UserError
+from p2pfl.node.identity_file import load_identity, save_identity
+
+ROOT = Path(__file__).parents[2]
+ISSUER, MEMBER, GUEST = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2, 3))
+TOML = f"""
+name = "hearts"
+issuers = ["{ISSUER.peer_id}"]
+members = ["{MEMBER.peer_id}"]
+[task]
+label = "num"
+positive = ["1", "2"]
+[[task.columns]]
+name = "age"
+kind = "numeric"
+low = 20
+high = 90
+[model]
+kind = "logistic"
+[training]
+rounds = 20
+learning_rate = 0.5
+sampling_rate = 0.25
+expected_batch = 40
+[privacy]
+mode = "distributed"
+epsilon = 2
+delta = 1e-4
+noise_multiplier = 3.5
+statistics_noise_multiplier = 9
+evaluation_noise_multiplier = 9
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command line in an empty directory: status, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith("P2PFL_"):
+            monkeypatch.delenv(name)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = cli.main(arguments)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+def refused(run: Run, status: ExitCode, words: str, *arguments: str) -> str:
+    """One line of error and one of hint, on standard error, nothing on standard output; returns both."""
+    found, out, err = run(*arguments)
+    assert found == status, err
+    assert out == ""
+    errors_, hints = (
+        re.findall(r"^p2pfl: error: (.*)$", err, re.M),
+        re.findall(r"^p2pfl: hint: (.*)$", err, re.M),
+    )
+    assert len(errors_) == len(hints) == 1
+    assert words in errors_[0]
+    for message in errors_ + hints:
+        assert message.isprintable()
+        assert not message.endswith(".")
+        assert "\x1b" not in message
+    return err
+
+
+# -- the supervisor
+def test_a_usage_error_is_status_2_with_a_hint(run: Run) -> None:
+    refused(run, ExitCode.USAGE, "COMMAND")
+    assert "did you mean node?" in refused(run, ExitCode.USAGE, "unknown command 'nod'", "nod")
+    refused(run, ExitCode.USAGE, "FILE.toml", "federation", "create")
+    refused(run, ExitCode.USAGE, "unrecognized arguments: --wat", "node", "--wat")
+    refused(run, ExitCode.USAGE, "--rounds must be at least 1", "demo", "--rounds", "0")
+    refused(run, ExitCode.USAGE, "invalid int value", "demo", "--rounds", "many")
+
+
+def test_every_user_error_ends_in_its_own_status(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UserError)]
+    for kind in kinds:
+
+        def fail(*_: object, kind: type[UserError] = kind) -> None:
+            fields = ("field", "what", "why") if kind is errors.ConfigError else ("field: what", "why")
+            raise kind(*fields)
+
+        monkeypatch.setattr(cli, "build_parser", fail)
+        status, out, err = run("init", "x")
+        assert (status, out, err) == (kind.exit_code, "", "p2pfl: error: field: what\np2pfl: hint: why\n")
+    statuses = {kind.exit_code for kind in kinds}
+    assert statuses == set(ExitCode) - {ExitCode.OK, ExitCode.BUG, ExitCode.INTERRUPTED}
+
+
+def test_a_bug_says_that_it_is_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr(cli, "build_parser", fail)
+    status, _, err = run("init", "x")
+    assert status == ExitCode.BUG
+    assert "RuntimeError: oops" in err
+    assert "p2pfl: error: unexpected RuntimeError: this is a bug in p2pfl" in err
+
+
+def test_ctrl_c_is_status_130_without_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "build_parser", fail)
+    assert run("init", "x") == (ExitCode.INTERRUPTED, "", "p2pfl: error: interrupted\n")
+
+
+def test_control_characters_never_reach_the_terminal(run: Run) -> None:
+    err = refused(run, ExitCode.FEDERATION, "no such file", "federation", "show", "a\x1b[2J\nb")
+    assert err.count("\n") == 2
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    command = [sys.executable, "-m", "p2pfl", "federation", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_exit_codes_are_documented() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "docs" / "exit-codes.md").read_text(), re.M)
+    assert rows == [(str(int(code)), code.meaning) for code in ExitCode]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        *((name,) for name in cli.COMMANDS),
+        ("federation", "create"),
+        ("federation", "show"),
+        ("federation", "invite"),
+    ],
+)
+def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*words, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(" ".join(("usage: p2pfl", *words)))
+    assert "help" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert re.fullmatch(r"p2pfl \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+# -- init
+def test_init_makes_an_identity_and_a_config(run: Run) -> None:
+    status, out, err = run("init", "a/b")
+    assert status == 0
+    identity = load_identity(Path("a/b/identity.key"))
+    assert out == f"{identity.peer_id}\n"
+    assert "p2pfl node --config a/b/node.toml" in err
+    assert stat.S_IMODE(Path("a/b").stat().st_mode) == 0o700
+    assert sorted(os.listdir("a/b")) == ["identity.key", "node.toml"]
+
+
+def test_init_overwrites_nothing(run: Run) -> None:
+    run("init", "a")
+    before = Path("a/identity.key").read_bytes()
+    Path("a/node.toml").write_text("mine")
+    refused(run, ExitCode.IDENTITY, "exists already", "init", "a")
+    assert Path("a/identity.key").read_bytes() == before
+    Path("a/node.toml").unlink()
+    refused(run, ExitCode.IDENTITY, "exists already", "init", "a")
+    assert os.listdir("a") == ["identity.key"]
+    Path("a/node.toml").write_text("mine")
+    Path("a/identity.key").unlink()
+    status, _, err = run("init", "a")
+    assert status == 0
+    assert "keeping a/node.toml" in err
+    assert Path("a/node.toml").read_text() == "mine"
+
+
+def test_init_in_a_file_is_refused(run: Run) -> None:
+    Path("a").write_text("")
+    refused(run, ExitCode.STORAGE, "cannot create a/b", "init", "a/b")
+
+
+# -- federation
+@pytest.fixture
+def federation(run: Run) -> str:
+    """hearts.toml, hearts.manifest and issuer.key in the working directory; the federation's id."""
+    Path("hearts.toml").write_text(TOML)
+    save_identity(Path("issuer.key"), ISSUER)
+    status, out, _ = run("federation", "create", "hearts.toml")
+    assert status == 0
+    return out.strip()
+
+
+def test_create_writes_the_manifest_and_says_what_it_means(run: Run) -> None:
+    Path("hearts.toml").write_text(TOML)
+    status, out, err = run("federation", "create", "hearts.toml", "--out", "x.manifest")
+    assert status == 0
+    manifest = decode_manifest_untrusted(Path("x.manifest").read_bytes())
+    assert out == f"{manifest.federation_id}\n"
+    assert "survives 1 member failing" in err
+    assert "stays private against 1 colluding" in err
+    assert "epsilon 2 at delta 0.0001" in err
+    assert sorted(os.listdir()) == ["hearts.toml", "x.manifest"]
+
+
+def test_creating_again_is_harmless_but_nothing_is_overwritten(run: Run, federation: str) -> None:
+    assert run("federation", "create", "hearts.toml")[1] == f"{federation}\n"
+    before = Path("hearts.manifest").read_bytes()
+    Path("hearts.toml").write_text(TOML.replace("rounds = 20", "rounds = 21"))
+    refused(run, ExitCode.FEDERATION, "hearts.manifest exists already", "federation", "create", "hearts.toml")
+    assert Path("hearts.manifest").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("delta = 1e-4", "delta = 1.0", "privacy.delta: must be above 0 and below 1, not 1.0"),
+        ("epsilon = 2", "epsilon = 2\nclip_norm = 0", "privacy.clip_norm: must be above 0"),
+        ("expected_batch = 40", "expected_batch = 40\nlocal_steps = 5", "training.local_steps: must be 1"),
+        ('mode = "distributed"', 'mode = "none"', "privacy.epsilon: must be left out"),
+        ('mode = "distributed"\n', "", "privacy.mode: missing"),
+        ("[privacy]", "[groups]\nminimum = 2\n[privacy]", "groups.minimum: must be at least 3"),
+        ("[training]", "[trainig]", "trainig: unknown field; did you mean training?"),
+        ("[model]", "[model", "not valid TOML"),
+    ],
+)
+def test_create_refuses_what_contradicts_itself(run: Run, old: str, new: str, words: str) -> None:
+    Path("hearts.toml").write_text(TOML.replace(old, new, 1))
+    refused(run, ExitCode.FEDERATION, words, "federation", "create", "hearts.toml")
+    assert os.listdir() == ["hearts.toml"]
+
+
+NOISE = re.compile(r"^\w*noise_multiplier = .*\n", re.M)
+
+
+def test_create_computes_the_noise_that_the_promise_needs(run: Run) -> None:
+    Path("hearts.toml").write_text(NOISE.sub("", TOML))
+    assert run("federation", "create", "hearts.toml")[0] == 0
+    privacy = decode_manifest_untrusted(Path("hearts.manifest").read_bytes()).privacy
+    assert privacy.calibrated
+    status, out, _ = run("privacy", "--federation", "hearts.manifest", "--json")
+    assert status == 0
+    assert 1.9 < json.loads(out)["epsilon"] <= 2.0
+
+
+def test_create_refuses_less_noise_than_promised_or_a_part_of_it(run: Run) -> None:
+    Path("hearts.toml").write_text(TOML.replace("noise_multiplier = 3.5", "noise_multiplier = 0.5"))
+    refused(run, ExitCode.PRIVACY, "more than the 2 that is promised", "federation", "create", "hearts.toml")
+    Path("hearts.toml").write_text(TOML.replace("noise_multiplier = 3.5\n", ""))
+    refused(run, ExitCode.FEDERATION, "but not all", "federation", "create", "hearts.toml")
+    assert os.listdir() == ["hearts.toml"]
+
+
+def test_show_in_words_and_as_json(run: Run, federation: str) -> None:
+    status, out, err = run("federation", "show", "hearts.manifest")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"federation {federation}\nname: hearts\n")
+    assert "1 member listed; 1 issuer may admit more by ticket" in out
+    status, out, err = run("federation", "show", "hearts.manifest", "--json")
+    found = json.loads(out)
+    assert found["id"] == federation
+    assert found["privacy"]["noise_multiplier"] == 3.5
+    assert found["task"]["columns"][0]["name"] == "age"
+    refused(run, ExitCode.FEDERATION, "this is the TOML", "federation", "show", "hearts.toml")
+    refused(run, ExitCode.FEDERATION, "this is a secret key", "federation", "show", "issuer.key")
+    refused(run, ExitCode.FEDERATION, "no such file", "federation", "show", "gone")
+
+
+def test_no_privacy_is_shown_in_red_to_people_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("hearts.toml").write_text(TOML[: TOML.index("[privacy]")] + '[privacy]\nmode = "none"\n')
+    assert run("federation", "create", "hearts.toml")[0] == 0
+    plain = run("federation", "show", "hearts.manifest")[1]
+    assert "privacy: none: no epsilon holds" in plain
+    assert "\x1b" not in plain
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "privacy: \x1b[31mnone: no epsilon holds" in run("federation", "show", "hearts.manifest")[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert run("federation", "show", "hearts.manifest")[1] == plain
+
+
+def invite(*more: str, peer: str = GUEST.peer_id, identity: str = "issuer.key") -> tuple[str, ...]:
+    return ("federation", "invite", peer, "--federation", "hearts.manifest", "--identity", identity, *more)
+
+
+def test_invite_prints_a_ticket_that_admits(run: Run, federation: str) -> None:
+    status, out, err = run(*invite("--days", "2"))
+    assert status == 0
+    manifest = decode_manifest_untrusted(Path("hearts.manifest").read_bytes())
+    ticket = parse_ticket_untrusted(out)
+    check(ticket, manifest, ticket.expires - 2 * 86_400, peer=GUEST.peer_id)
+    assert "admits" in err
+    assert run(*invite("--out", "ticket.txt"))[:2] == (0, "")
+    check(
+        parse_ticket_untrusted(Path("ticket.txt").read_text()), manifest, ticket.expires, peer=GUEST.peer_id
+    )
+
+
+def test_invite_refuses_what_cannot_work(run: Run, federation: str) -> None:
+    save_identity(Path("member.key"), MEMBER)
+    refused(run, ExitCode.TICKET, "is not an issuer", *invite(identity="member.key"))
+    refused(run, ExitCode.USAGE, "PEER_ID", *invite(peer="12D3Koo"))
+    refused(run, ExitCode.USAGE, "--days must be from 1 to 3650", *invite("--days", "0"))
+    refused(run, ExitCode.IDENTITY, "no identity file", *invite(identity="gone.key"))
+    refused(run, ExitCode.STORAGE, "is not a directory", *invite("--out", "gone/ticket.txt"))
+    Path("issuer.key").chmod(0o644)
+    refused(run, ExitCode.IDENTITY, "open to others", *invite())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("cannot write x: the disk is full", "free some space")
+
+    Path("hearts.toml").write_text(TOML)
+    monkeypatch.setattr("p2pfl.node.atomic_file.write_atomically", full)
+    refused(run, ExitCode.STORAGE, "the disk is full", "federation", "create", "hearts.toml")
+    refused(run, ExitCode.STORAGE, "the disk is full", "init", "a")
+    assert os.listdir("a") == []
+
+
+# -- privacy
+def test_privacy_of_a_manifest_before_it_runs(run: Run, federation: str) -> None:
+    status, out, _ = run("privacy", "--federation", "hearts.manifest")
+    assert status == 0
+    assert f"federation: hearts ({federation[:12]}…)" in out
+    found = re.search(r"epsilon planned: ([\d.]+) of 2, at delta 0.0001", out)
+    assert found is not None
+    assert f"if 1 of a group collude: {found[1]}  (assumed)" in out
+    as_json = json.loads(run("privacy", "--federation", "hearts.manifest", "--json")[1])
+    assert round(as_json["epsilon"], 3) == float(found[1])
+    costs = [rung["epsilon"] for rung in as_json["ladder"]]
+    assert costs == sorted(costs)
+    assert costs[0] == as_json["epsilon"] <= as_json["budget"] == 2
+    refused(run, ExitCode.USAGE, "one of the arguments --config --federation is required", "privacy")
+
+
+def test_privacy_of_a_node_without_state(run: Run) -> None:
+    run("init", "a")
+    refused(run, ExitCode.STORAGE, "no node state in a/state", "privacy", "--config", "a/node.toml")
+
+
+# -- node
+def test_node_checks_its_config_before_anything_heavy(run: Run) -> None:
+    refused(run, ExitCode.CONFIG, "node.toml: no such file", "node", "--config", "node.toml")
+    refused(run, ExitCode.CONFIG, "data.train: missing", "node")
+    refused(
+        run, ExitCode.CONFIG, "--log-level: unknown level", "node", "--data-train", "x", "--log-level", "loud"
+    )
+    refused(
+        run,
+        ExitCode.CONFIG,
+        "--bootstrap",
+        "node",
+        "--data-train",
+        "x",
+        "--bootstrap",
+        "/ip4/127.0.0.1/tcp/1",
+    )
+
+
+def test_node_hands_its_config_to_the_daemon(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[NodeConfig, bool]] = []
+
+    class Daemon:
+        @staticmethod
+        def run_node(config: NodeConfig, *, until_done: bool) -> int:
+            calls.append((config, until_done))
+            return 0
+
+    monkeypatch.setitem(sys.modules, "p2pfl.node.daemon", Daemon)
+    Path("node.toml").write_text('[data]\ntrain = "d.csv"\n')
+    id_ = "ab" * 32
+    listen = ("--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/tcp/1")
+    assert (
+        run("node", "--config", "node.toml", "--federation", id_, *listen, "--until-done", "--json-logs")[0]
+        == 0
+    )
+    [(config, until_done)] = calls
+    assert until_done
+    assert config.federation == id_
+    assert config.listen == listen[1::2]
+    assert config.json_logs
+    assert config.data_train == Path("d.csv")

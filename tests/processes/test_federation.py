@@ -1,0 +1,136 @@
+"""Real daemons over real libp2p on loopback: trained together, killed, restarted, joined late, refused."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from real_federation import Federation, Member, p2pfl, wait_until
+
+from p2pfl.crypto.identity import Identity
+from p2pfl.node.identity_file import load_identity
+from p2pfl.node.released import Released
+from p2pfl.node.store import Store
+
+Make = Callable[..., Federation]
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Make]:
+    made: list[Federation] = []
+
+    def make(members: int, *, rounds: int, epoch_rounds: int = 5) -> Federation:
+        made.append(Federation(tmp_path, members, rounds=rounds, epoch_rounds=epoch_rounds))
+        return made[0]
+
+    yield make
+    for each in made:
+        each.stop()
+
+
+def identity_of(member: Member) -> Identity:
+    return load_identity(member.directory / "identity.key")
+
+
+def released_by(member: Member) -> Released:
+    with Store.open(member.directory / "state", identity_of(member), readonly=True) as store:
+        store.verify()
+        released = store.released()
+    assert released is not None
+    return released
+
+
+def rounds_of(member: Member) -> int:
+    return int(member.status.get("completed", 0))
+
+
+def test_a_killed_member_resumes_and_all_finish_with_one_model(federation: Make) -> None:
+    four = federation(4, rounds=80)
+    for member in four.members:
+        four.start(member, "--until-done")
+    victim = four.members[2]
+    wait_until(lambda: rounds_of(victim) >= 4, 180, "four rounds")
+    victim.kill()
+    before = len(ledger_of(victim))
+    others = [member for member in four.members if member is not victim]
+    reached = max(map(rounds_of, others))
+    wait_until(lambda: min(map(rounds_of, others)) >= reached + 2, 180, "two rounds without the victim")
+    four.start(victim, "--until-done")
+    for member in four.members:
+        assert member.wait(240) == 0, member.log
+    assert len(ledger_of(victim)) > before
+    assert len({released_by(member).digest for member in four.members}) == 1
+    for member in four.members:
+        assert 0 < member.status["epsilon"] <= 8.0
+        spent = json.loads(p2pfl("privacy", "--config", member.directory / "node.toml", "--json").stdout)
+        assert spent["epsilon"] == pytest.approx(member.status["epsilon"])
+    assert victim.status["own_evaluation"]["accuracy"] > 0.6
+
+
+def test_a_member_that_returns_after_the_end_takes_the_final_model(federation: Make) -> None:
+    four = federation(4, rounds=10)
+    for member in four.members:
+        four.start(member)
+    victim, *others = reversed(four.members)
+    wait_until(lambda: rounds_of(victim) >= 2, 180, "two rounds")
+    victim.kill()
+    wait_until(lambda: all(member.status.get("phase") == "done" for member in others), 180, "the end")
+    four.start(victim, "--until-done")
+    assert victim.wait(240) == 0, victim.log
+    assert len({released_by(member).digest for member in four.members}) == 1
+
+
+def ledger_of(member: Member) -> list[object]:
+    with Store.open(member.directory / "state", identity_of(member), readonly=True) as store:
+        return list(store.mechanisms())
+
+
+def test_a_fifth_member_joins_with_id_ticket_and_one_address(federation: Make) -> None:
+    five = federation(4, rounds=60, epoch_rounds=3)
+    for member in five.members:
+        five.start(member)
+    wait_until(lambda: min(map(rounds_of, five.members)) >= 3, 180, "three rounds")
+    fifth = five.invite("fifth")
+    five.start(fifth)
+    wait_until(lambda: rounds_of(fifth) >= 3, 180, f"three rounds with the fifth: {fifth.log}")
+    assert len(fifth.status["group"]) == 5
+    assert "took over the model" in fifth.log
+    assert "manifest received" in fifth.log
+    for member in five.members:
+        assert member.process is not None
+        member.process.send_signal(signal.SIGTERM)
+    for member in five.members:
+        assert member.wait(60) == 0, member.log
+
+
+def test_strangers_are_refused_with_a_reason_on_both_sides(federation: Make) -> None:
+    some = federation(1, rounds=5)
+    host = some.members[0]
+    some.start(host)
+    wait_until(lambda: host.status.get("addresses"), 90, "the host listens")
+    stranger = Member(some.directory / "stranger", seed=9)
+    stranger.start("--federation", some.id, "--bootstrap", host.address)
+    try:
+        wait_until(lambda: "sent no ticket" in stranger.log, 90, "a reason at the stranger")
+        wait_until(
+            lambda: stranger.peer in host.log and "sent no ticket" in host.log, 60, "a reason at the host"
+        )
+    finally:
+        stranger.kill()
+    assert "Traceback" not in stranger.log + host.log
+
+
+def test_tickets_that_cannot_work_are_refused_before_anything_starts(federation: Make) -> None:
+    some = federation(2, rounds=5)
+    one, other = some.members
+    ticket = one.directory / "ticket.txt"
+    stolen = (other.directory / "ticket.txt").read_text()
+    altered = stolen[:-8] + ("A" if stolen[-8] != "A" else "B") + stolen[-7:]
+    for text, reason in ((stolen, other.peer), (altered, "ticket"), ("", "ticket")):
+        ticket.write_text(text)
+        command = ("node", "--config", one.directory / "node.toml", "--federation", some.manifest)
+        refused = p2pfl(*command, "--ticket", ticket, code=6)
+        assert reason in refused.stderr
+        assert refused.stderr.startswith("p2pfl: error:")
+        assert "Traceback" not in refused.stderr

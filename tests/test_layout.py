@@ -1,0 +1,205 @@
+"""The direction of imports: topologies, crypto → gossip → node → p2pfl.
+
+Arrows point to the importer; nothing points back.
+"""
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = ("topologies", "crypto", "gossip", "node", "p2pfl")
+MAY_IMPORT = {
+    "topologies": {"topologies"},
+    "crypto": {"crypto"},
+    "gossip": {"gossip", "crypto", "topologies"},
+    "node": {"node", "gossip", "crypto", "topologies"},
+    "p2pfl": {"p2pfl", "node", "gossip", "crypto", "topologies"},
+}
+# What is outside the package and the standard library. libp2p and torch have narrower homes below.
+THIRD_PARTY = {
+    "topologies": {"numpy", "networkx"},
+    "crypto": {"numpy", "nacl", "cryptography", "base58", "mpmath"},
+    "gossip": {"numpy", "msgpack", "networkx"},
+    "node": {
+        "numpy",
+        "trio",
+        "libp2p",
+        "multiaddr",
+        "torch",
+        "safetensors",
+        "dp_accounting",
+        "cryptography",
+        "nacl",
+    },
+    "p2pfl": {"numpy"},
+}
+# A machine is handed its time and its randomness, and touches neither disk nor network.
+NO_WORLD = {
+    "time",
+    "random",
+    "secrets",
+    "os",
+    "socket",
+    "threading",
+    "asyncio",
+    "subprocess",
+    "pathlib",
+    "shutil",
+    "select",
+}
+
+
+def files(layer: str) -> list[Path]:
+    return sorted((ROOT / layer).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Every module that ``path`` imports, at any depth of its code, with the line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            assert node.module is not None
+            yield node.lineno, node.module
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def runtime_imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Those of :func:`imports` that happen when the code runs, not only when its types are checked."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    checked = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    for line, module in imports(path):
+        if not any(block.lineno < line <= (block.body[-1].end_lineno or 0) for block in checked):
+            yield line, module
+
+
+def layer_of(module: str) -> str | None:
+    """Which layer ``module`` is in; None if it is not ours."""
+    first, _, rest = module.partition(".")
+    if first != "p2pfl":
+        assert first not in LAYERS, f"{module}: the root folders are installed as p2pfl.{first}"
+        return None
+    second = rest.partition(".")[0]
+    return second if second in LAYERS else "p2pfl"
+
+
+def below(path: Path, *folders: str) -> bool:
+    return any(path.is_relative_to(ROOT / folder) for folder in folders)
+
+
+def every_file() -> list[Path]:
+    return [path for layer in LAYERS for path in files(layer)]
+
+
+def test_every_layer_is_there() -> None:
+    assert all(files(layer) for layer in LAYERS)
+
+
+def test_every_package_is_installed() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = [
+        path.parent.relative_to(ROOT) for layer in LAYERS for path in (ROOT / layer).rglob("__init__.py")
+    ]
+    names = {".".join(folder.parts).removeprefix("p2pfl.") for folder in folders} - {"p2pfl"}
+    assert sorted(declared) == sorted({"p2pfl"} | {f"p2pfl.{name}" for name in names})
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_downwards(layer: str) -> None:
+    wrong = []
+    for path in files(layer):
+        for line, module in imports(path):
+            found = layer_of(module)
+            # `from p2pfl import cli` would also name the bare package, which is the face.
+            if found is not None and found not in MAY_IMPORT[layer] and module != "p2pfl":
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {module}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_only_declared_libraries_are_used(layer: str) -> None:
+    allowed = THIRD_PARTY[layer] | set(sys.stdlib_module_names) | {"p2pfl"}
+    wrong = {
+        f"{path.relative_to(ROOT)}:{line}: {module}"
+        for path in files(layer)
+        for line, module in runtime_imports(path)
+        if module.partition(".")[0] not in allowed
+    }
+    assert not wrong
+
+
+def test_gossip_has_no_clock_no_chance_and_no_world() -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)}:{line}: {module}"
+        for path in files("gossip")
+        for line, module in imports(path)
+        if module.partition(".")[0] in NO_WORLD or module.startswith("p2pfl.crypto.randomness.system_random")
+    }
+    assert not wrong
+
+
+def test_libp2p_stops_at_the_transport() -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in every_file()
+        for line, module in imports(path)
+        if module.partition(".")[0] == "libp2p"
+        and not below(path, "node/hardened")
+        and not (path.parent == ROOT / "node" and path.name.startswith("transport"))
+    }
+    assert not wrong
+
+
+def test_torch_stops_at_training() -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in every_file()
+        for line, module in imports(path)
+        if module.partition(".")[0] == "torch" and not below(path, "node/training")
+    }
+    assert not wrong
+
+
+def test_nothing_is_unpickled_or_evaluated() -> None:
+    modules, calls = {"pickle", "marshal", "shelve", "dill", "joblib"}, {"eval", "exec"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {module}"
+        for path in every_file()
+        for line, module in imports(path)
+        if module.partition(".")[0] in modules
+    ]
+    wrong += [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.func.id}"
+        for path in every_file()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in calls
+    ]
+    assert not wrong
+
+
+def test_the_check_itself_sees_what_it_should(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "import torch.nn as nn\n"
+        "def f():\n    from p2pfl.node import store\n    import time\n"
+        "if TYPE_CHECKING:\n    import types_only\nelse:\n    import real\n"
+    )
+    runtime = ["torch.nn", "p2pfl.node", "p2pfl.node.store", "time", "real"]
+    assert sorted(module for _, module in runtime_imports(path)) == sorted(runtime)
+    assert sorted(module for _, module in imports(path)) == sorted([*runtime, "types_only"])
+    assert layer_of("p2pfl.node.store") == "node"
+    assert layer_of("p2pfl.cli") == "p2pfl"
+    assert layer_of("numpy") is None
+    with pytest.raises(AssertionError, match=r"installed as p2pfl\.node"):
+        layer_of("node.store")

@@ -1,0 +1,447 @@
+"""docs/protocol.md against the code: its examples are recomputed, its tables compared, its names looked up.
+
+An example is a fenced block ``example <name>`` of lines ``key = value``; a line that begins with a space goes
+on with the one before. Some of the values are what the example starts from, the code computes the others, and
+no line may be neither.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p2pfl.crypto import labels, shamir
+from p2pfl.crypto.agreement import OneTimeKey, agree, derive, seal
+from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id, public_key_of
+from p2pfl.crypto.masks import add_mask
+from p2pfl.crypto.ring import Encoding, decode, largest_fraction_bits
+from p2pfl.gossip import epoch, epoch_messages, exchange, messages, wire
+from p2pfl.gossip.canonical import pack
+from p2pfl.gossip.epoch_messages import commitment_to
+from p2pfl.gossip.manifest import Manifest, ModelSpec, canonical_bytes, from_toml
+from p2pfl.gossip.messages import Masked, Ready, result_digest, roster_digest, survivors_digest
+from p2pfl.gossip.participant import MAX_AHEAD, MESSAGES
+from p2pfl.gossip.presences import Author, PresenceSet
+from p2pfl.gossip.suite import SUITE
+from p2pfl.gossip.thresholds import thresholds
+from p2pfl.gossip.tickets import issue
+from p2pfl.gossip.wire import digest, encode, signed
+from p2pfl.node import admission, privacy
+from p2pfl.node.admission import Greeting
+from p2pfl.node.daemon import LIMITS
+from p2pfl.node.learner import mixing_rounds
+from p2pfl.node.privacy import stage_plan
+from p2pfl.node.released import Released
+from p2pfl.node.training.models import Model
+from p2pfl.node.transport_reception import ADMISSION
+from p2pfl.node.transport_types import MAX_GREETING, MAX_REASON
+from p2pfl.topologies import graphs, schedule
+from p2pfl.topologies.draws import Draws
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
+LABELS: Mapping[str, bytes] = {name: value for name, value in vars(labels).items() if name.isupper()}
+
+
+class Given:
+    """The lines of one example; remembers which were read."""
+
+    def __init__(self, lines: Mapping[str, str]) -> None:
+        self.lines = lines
+        self.read: set[str] = set()
+
+    def text(self, key: str) -> str:
+        self.read.add(key)
+        return self.lines[key]
+
+    def number(self, key: str) -> int:
+        return int(self.text(key))
+
+    def numbers(self, key: str) -> list[int]:
+        return [int(word) for word in self.text(key).split()]
+
+    def blob(self, key: str) -> bytes:
+        return bytes.fromhex(self.text(key))
+
+    def identity(self, key: str) -> Identity:
+        return Identity.from_seed(self.blob(key))
+
+
+def examples() -> dict[str, dict[str, str]]:
+    found = {}
+    for name, block in re.findall(r"^```example ([a-z ]+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE):
+        assert name not in found, name
+        lines = re.sub(r"\n +", "", block).splitlines()
+        found[name] = dict(line.split(" = ", 1) for line in lines)
+        assert len(found[name]) == len(lines), name
+    return found
+
+
+EXAMPLES = examples()
+
+
+def canonical_example(_given: Given) -> dict[str, str]:
+    value = {"b": [1, -1, 255, 1 << 32, True, None], "a": ["é", b"\x00\xff"]}
+    packed = pack(value)
+    return {
+        "packed": packed.hex(),
+        "digest under p2pfl/manifest-digest/v1": digest(labels.MANIFEST_DIGEST, packed).hex(),
+    }
+
+
+def identity_example(given: Given) -> dict[str, str]:
+    identity = given.identity("seed")
+    return {
+        "public key": public_key_of(identity.peer_id).hex(),
+        "peer id": identity.peer_id,
+        "signature of 00ff under p2pfl/ack/v1": identity.sign(labels.ACK, b"\x00\xff").hex(),
+    }
+
+
+def manifest_example(given: Given) -> dict[str, str]:
+    member = parse_peer_id(given.text("member"))
+    manifest = from_toml(MANIFEST.format(members=f'["{member}"]', issuers=f'["{member}"]'))
+    return {"canonical bytes": canonical_bytes(manifest).hex(), "federation id": manifest.federation_id}
+
+
+MANIFEST = """
+name = "t"
+issuers = {issuers}
+members = {members}
+[task]
+label = "y"
+positive = ["1"]
+[[task.columns]]
+name = "x"
+kind = "numeric"
+low = -1
+high = 1
+[model]
+kind = "logistic"
+[training]
+rounds = 1
+learning_rate = 0.5
+sampling_rate = 1
+expected_batch = 10
+[privacy]
+mode = "none"
+"""
+
+
+def ticket_example(given: Given) -> dict[str, str]:
+    ticket = issue(
+        given.identity("issuer seed"),
+        federation=given.blob("federation"),
+        peer=parse_peer_id(given.text("peer")),
+        expires=given.number("expires"),
+    )
+    return {"ticket": str(ticket)}
+
+
+def greeting_example(given: Given) -> dict[str, str]:
+    greeting = Greeting((1,), given.blob("federation"), given.number("clock"), "")
+    body = given.blob("token") + greeting.to_bytes()
+    return {"greeting": greeting.to_bytes().hex(), "frame": (len(body).to_bytes(4, "big") + body).hex()}
+
+
+def presence_example(given: Given) -> dict[str, str]:
+    author = Author(given.identity("seed"), given.blob("federation"), (given.text("address"),))
+    number = given.number("epoch")
+    presence = author.presence(number, given.blob("previous"))
+    nonce = author.presence(number + 1, given.blob("previous")).nonce
+    assert presence.commitment == commitment_to(author.federation, number + 1, presence.author, nonce)
+    roster = PresenceSet(author.federation, number, [presence])
+    return {
+        "nonce": presence.nonce.hex(),
+        "commitment": presence.commitment.hex(),
+        "substance": presence.substance.hex(),
+        "message": encode(presence).hex(),
+        "epoch roster digest": roster.digest.hex(),
+        "beacon without reveals": roster.beacon(None).hex(),
+    }
+
+
+def draws_example(given: Given) -> dict[str, str]:
+    words = Draws(schedule.LABEL, given.blob("key"), given.number("tweak"))
+    order = Draws(schedule.LABEL, given.blob("key"), given.number("tweak")).permutation(list(range(8)))
+    return {
+        "first words": " ".join(f"{words.word():016x}" for _ in range(2)),
+        "permutation of 0 to 7": " ".join(map(str, order)),
+    }
+
+
+def schedule_example(given: Given) -> dict[str, str]:
+    nodes, beacon = list(given.text("nodes")), given.blob("beacon")
+    grid = list(given.text("grid nodes"))
+    ring = graphs.ring(nodes, beacon)
+
+    def shown(kind: str, graph_nodes: list[str], number: int) -> str:
+        graph = graphs.complete(graph_nodes, beacon)
+        return _shown(schedule.groups(graph, 4, 3, beacon, number, kind))
+
+    neighbours = min(" ".join(sorted(ring[node])) for node in ring if node == "a")
+    return {
+        "random, round 0": shown("random", nodes, 0),
+        "random, round 1": shown("random", nodes, 1),
+        "grid, round 0": shown("grid", grid, 0),
+        "grid, round 1": shown("grid", grid, 1),
+        "neighbours of a in the ring": neighbours,
+        "groups of 3 on the ring, round 0": _shown(schedule.groups(ring, 3, 3, beacon, 0)),
+    }
+
+
+def _shown(groups: schedule.Groups) -> str:
+    return " ".join("".join(group) for group in groups)
+
+
+def ready_of(given: Given) -> tuple[Identity, Ready]:
+    identity = given.identity("seed")
+    mask, bundle = (OneTimeKey.from_secret(given.blob(f"{name} secret")) for name in ("mask", "bundle"))
+    ready = Ready(
+        identity.peer_id,
+        given.blob("federation"),
+        given.blob("epoch roster"),
+        given.number("round"),
+        given.number("attempt"),
+        given.text("stage"),
+        given.number("dim"),
+        mask.public,
+        bundle.public,
+        SUITE.commit(given.blob("self-mask seed")),
+        given.blob("state digest"),
+    )
+    return identity, signed(identity, ready)
+
+
+def ready_example(given: Given) -> dict[str, str]:
+    _, ready = ready_of(given)
+    return {
+        "mask_key": ready.mask_key.hex(),
+        "bundle_key": ready.bundle_key.hex(),
+        "commitment": ready.commitment.hex(),
+        "body": ready.signed_bytes().hex(),
+        "signature": ready.signature.hex(),
+        "message": encode(ready).hex(),
+        "digest of a roster of this alone": roster_digest((ready,)).hex(),
+    }
+
+
+def agreement_example(given: Given) -> dict[str, str]:
+    one, other = (OneTimeKey.from_secret(given.blob(f"secret {name}")) for name in ("i", "j"))
+    roster = given.blob("roster digest")
+    pair = agree(one.secret, other.public, labels.PAIRWISE_MASK, roster)
+    assert pair == agree(other.secret, one.public, labels.PAIRWISE_MASK, roster)
+    mask = np.zeros(4, np.uint32)
+    add_mask(mask, pair)
+    own = np.zeros(4, np.uint32)
+    self_mask = derive(given.blob("self-mask seed"), labels.SELF_MASK, roster)
+    add_mask(own, self_mask)
+    key = agree(one.secret, other.public, labels.BUNDLE_KEY, roster + bytes((0, 1)))
+    values = np.array(given.numbers("values of i"), np.uint32)
+    return {
+        "pairwise seed": pair.hex(),
+        "pairwise mask, 4 elements": " ".join(map(str, mask)),
+        "self-mask key": self_mask.hex(),
+        "self-mask, 4 elements": " ".join(map(str, own)),
+        "masked values of i": " ".join(map(str, values + mask + own)),
+        "bundle key, dealer 0, recipient 1": key.hex(),
+        "sealed": seal(key, given.blob("plaintext"), roster).hex(),
+    }
+
+
+def shares_example(given: Given) -> dict[str, str]:
+    secret, slope = given.blob("secret"), given.number("coefficient of x")
+    shares = {
+        holder: ((int.from_bytes(secret, "big") + slope * (holder + 1)) % shamir.PRIME).to_bytes(33, "big")
+        for holder in range(3)
+    }
+    assert shamir.combine({0: shares[0], 2: shares[2]}, 2) == secret
+    assert shamir.combine({1: shares[1], 2: shares[2]}, 2) == secret
+    return {f"share of holder {holder}": share.hex() for holder, share in shares.items()}
+
+
+def sum_example(given: Given) -> dict[str, str]:
+    identity, roster = given.identity("seed"), given.blob("roster digest")
+    values = np.array(given.numbers("values"), np.uint32)
+    masked = signed(identity, Masked.of(identity.peer_id, (7, 0, roster), values))
+    survivors = survivors_digest(roster, ((identity.peer_id, masked.digest),))
+    total = np.array(given.numbers("total"), np.uint32)
+    return {
+        "message": encode(masked).hex(),
+        "survivors digest": survivors.hex(),
+        "result digest": result_digest(survivors, total).hex(),
+    }
+
+
+def encoding_example(given: Given) -> dict[str, str]:
+    bits = largest_fraction_bits(given.number("members"), float(given.number("limit")))
+    total = np.array(given.numbers("total"), np.uint32)
+    reals = decode(total, Encoding(given.number("fraction bits"), 1.0))
+    return {"largest fraction bits": str(bits), "decoded": " ".join(map(repr, map(float, reals)))}
+
+
+def plan_example(given: Given) -> dict[str, str]:
+    manifest: Manifest = from_toml(
+        MANIFEST.format(members="[]", issuers=f'["{Identity.from_seed(bytes(32)).peer_id}"]').replace(
+            'mode = "none"',
+            'mode = "distributed"\nepsilon = 4\ndelta = 1e-4\n'
+            + "".join(f"{name} = {given.text(name)}\n" for name in _MULTIPLIERS),
+        )
+    )
+    found = {}
+    for stage in ("statistics", "training", "evaluation"):
+        plan = stage_plan(manifest, stage, privacy.dimension(manifest, stage))
+        found[f"fraction bits of {stage}"] = str(plan.encoding.fraction_bits)
+        found[f"sigma of {stage}, four members"] = f"{plan.sigma(thresholds(4, 1)):.6f}"
+    return found
+
+
+_MULTIPLIERS = ("noise_multiplier", "statistics_noise_multiplier", "evaluation_noise_multiplier")
+
+
+def model_example(given: Given) -> dict[str, str]:
+    model = Model(ModelSpec("mlp", (2,)), 3)
+    parameters = model.initial(given.blob("federation"))
+    layout = " ".join(f"{slot.name}:{slot.start}" for slot in model.layout)
+    return {"layout": layout, "initial parameters": parameters.astype("<f8").tobytes().hex()}
+
+
+def released_example(given: Given) -> dict[str, str]:
+    statistics, parameters = (
+        np.array([float(word) for word in given.text(name).split()]) for name in ("statistics", "parameters")
+    )
+    state = Released(given.number("round"), given.number("training start"), statistics, parameters)
+    return {"state": state.to_bytes().hex(), "state digest": state.digest.hex()}
+
+
+COMPUTED: Mapping[str, Callable[[Given], dict[str, str]]] = {
+    "canonical": canonical_example,
+    "identity": identity_example,
+    "manifest": manifest_example,
+    "ticket": ticket_example,
+    "greeting": greeting_example,
+    "presence": presence_example,
+    "draws": draws_example,
+    "schedule": schedule_example,
+    "ready": ready_example,
+    "agreement": agreement_example,
+    "shares": shares_example,
+    "sum": sum_example,
+    "encoding": encoding_example,
+    "plan": plan_example,
+    "model": model_example,
+    "released": released_example,
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_an_example_is_what_the_code_computes(name: str) -> None:
+    given = Given(EXAMPLES[name])
+    computed = COMPUTED[name](given)
+    assert {key: given.lines.get(key) for key in computed} == computed
+    assert set(given.lines) == given.read | set(computed)
+
+
+def test_every_example_is_checked() -> None:
+    assert set(EXAMPLES) == set(COMPUTED)
+
+
+def test_the_readies_signature_verifies_without_this_code() -> None:
+    """Straight from the page and libsodium: what an implementation elsewhere would do first."""
+    from nacl.signing import VerifyKey
+
+    ready, identity = EXAMPLES["ready"], EXAMPLES["identity"]
+    signed_bytes = b"p2pfl/ready/v1\x00" + bytes.fromhex(ready["body"])
+    VerifyKey(bytes.fromhex(identity["public key"])).verify(signed_bytes, bytes.fromhex(ready["signature"]))
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_every_label_is_in_the_table(name: str) -> None:
+    assert f"`{LABELS[name].decode()}`" in PAGE
+
+
+def test_labels_outside_the_list_are_there_too() -> None:
+    for label in (graphs._LABEL, schedule.LABEL, schedule.LABEL + b"/grid"):
+        assert f"`{label.decode()}`" in PAGE
+
+
+@pytest.mark.parametrize("tag", MESSAGES)
+def test_every_message_has_its_fields_in_order(tag: str) -> None:
+    found = re.search(rf"^#### `{tag}`(.*?)^#", PAGE, re.DOTALL | re.MULTILINE)
+    assert found, f"{tag} has no section"
+    kind = MESSAGES[tag]
+    first, _, rest = found[1].partition("\n")
+    assert ("not signed" in first) == (kind.LABEL is None)
+    assert ("relayed" in first) == kind.RELAYED
+    if kind.LABEL is not None:
+        assert f"`{kind.LABEL.decode()}`" in first
+    cells = re.findall(r"^\| (`[a-z_`, ]+) \|", rest, re.MULTILINE)
+    names = [name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)]
+    fields = [field.name for field in dataclasses.fields(kind)]
+    assert names == [name for name in fields if name not in ("author", "signature")]
+
+
+def constants() -> dict[str, float | str]:
+    limits = LIMITS
+    return {
+        "most members of a group": messages.MAX_MEMBERS,
+        "attempts of a round": messages.MAX_ATTEMPTS,
+        "characters of a stage": messages.MAX_STAGE_CHARACTERS,
+        "bytes of a share field": messages.MAX_SHARE_BYTES,
+        "bytes of a sealed bundle": messages.MAX_SEALED_BYTES,
+        "bytes of a body": wire.Limits(0).max_body_bytes,
+        "authors of an epoch": epoch_messages.MAX_ROSTER,
+        "addresses of a presence": epoch_messages.MAX_ADDRESSES,
+        "bytes of an address": epoch_messages.MAX_ADDRESS_BYTES,
+        "epochs ahead": exchange.MAX_LEAP,
+        "rounds ahead": MAX_AHEAD,
+        "settle": epoch.SETTLE_SECONDS,
+        "tell": exchange.TELL_SECONDS,
+        "beat": exchange.BEAT_SECONDS,
+        "heartbeat": exchange.HEARTBEAT_SECONDS,
+        "fan-out": exchange.FANOUT,
+        "bytes of a greeting": admission.MAX_GREETING_BYTES,
+        "bytes of a greeting frame, without token": MAX_GREETING,
+        "bytes of a reason": MAX_REASON,
+        "bytes of a message": limits.max_message,
+        "bytes of an answer": limits.max_response,
+        "seconds of a guest": limits.guest_seconds,
+        "bytes of a guest": limits.guest_bytes,
+        "streams": limits.max_streams,
+        "idle seconds": limits.idle_seconds,
+        "requests at a time": limits.requests,
+        "bytes of a request": limits.max_request,
+        "records of a table": privacy.MAX_RECORDS,
+        "limit of a parameter": privacy.PARAMETER_LIMIT,
+        "cap of a loss": privacy.LOSS_CAP,
+        "finest noise": privacy.GRID_SIGMA,
+        "coarsest noise": privacy.LEAST_SIGMA,
+        "admission": ADMISSION,
+    }
+
+
+@pytest.mark.parametrize("name", constants())
+def test_a_constant_is_what_the_code_says(name: str) -> None:
+    found = re.search(rf"^\| {re.escape(name)} \| ([^|]+) \|", PAGE, re.MULTILINE)
+    assert found, f"no row for {name}"
+    value = constants()[name]
+    shown = found[1].strip(" `").replace(" ", "")
+    assert (shown if isinstance(value, str) else float(shown)) == value
+
+
+def test_the_threshold_table() -> None:
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", PAGE, re.MULTILINE)
+    assert len(rows) >= 6
+    for k, c, t, u, drops in (map(int, row) for row in rows):
+        found = thresholds(k, c)
+        assert (t, u, drops) == (found.threshold, found.minimum_survivors, found.tolerated_drops)
+
+
+def test_the_number_of_mixing_rounds() -> None:
+    assert f"16 in groups of 4 take {mixing_rounds(16, 4)} rounds" in " ".join(PAGE.split())
+
+
+def test_peer_ids_in_the_examples_are_the_identity_of_the_first_example() -> None:
+    assert EXAMPLES["ticket"]["peer"] == PeerId(EXAMPLES["identity"]["peer id"])
