@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 READ_AHEAD: Final = 1 << 18
 HANDSHAKE_READ_AHEAD: Final = 1 << 12
 HANDSHAKE_BYTES: Final = 1 << 16
-"""What a peer may send before it has proved who it is: negotiation and noise messages fit many times."""
+"""What a peer may send, and make us send, before it has proved who it is: negotiation and noise messages fit
+many times."""
+HANDSHAKE_SECONDS: Final = 15
 
 _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 
@@ -33,14 +35,15 @@ _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 class TcpStream(ReadWriteCloser):
     """One connection. Reads are buffered; ``sent`` and ``received`` count bytes on the wire.
 
-    Until :meth:`confirm` the peer may send no more than :data:`HANDSHAKE_BYTES`.
+    Until :meth:`confirm` each side may send no more than :data:`HANDSHAKE_BYTES`: a peer that asks for many
+    answers and reads none of them would otherwise hold a blocked write.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._buffer = b""
         self._start = 0
-        self._confirmed = False
+        self.confirmed = False
         self.closed = trio.Event()
         self.sent = 0
         self.received = 0
@@ -49,7 +52,7 @@ class TcpStream(ReadWriteCloser):
 
     def confirm(self) -> None:
         """The peer is who it should be: lift the limit of the handshake."""
-        self._confirmed = True
+        self.confirmed = True
 
     async def read(self, n: int | None = None) -> bytes:
         """Up to ``n`` bytes (what is there, if None), b"" at the end.
@@ -85,21 +88,25 @@ class TcpStream(ReadWriteCloser):
 
     async def _receive(self) -> bytes:
         try:
-            data = await self._stream.receive_some(READ_AHEAD if self._confirmed else HANDSHAKE_READ_AHEAD)
+            data = await self._stream.receive_some(READ_AHEAD if self.confirmed else HANDSHAKE_READ_AHEAD)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionClosedError(_sentence(error), transport="tcp") from error
         self.received += len(data)
-        if not self._confirmed and self.received > HANDSHAKE_BYTES:
+        self._check_handshake(self.received)
+        return bytes(data)
+
+    def _check_handshake(self, total: int) -> None:
+        if not self.confirmed and total > HANDSHAKE_BYTES:
             raise ConnectionClosedError(
                 f"more than {HANDSHAKE_BYTES} bytes before the handshake was done", transport="tcp"
             )
-        return bytes(data)
 
     async def write(self, data: bytes) -> None:
         """Send all of ``data``.
 
         A cancelled write leaves the connection unusable: only the muxer's writer may be cancelled.
         """
+        self._check_handshake(self.sent + len(data))
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -232,7 +239,12 @@ class Tcp(ITransport):
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(handle)
-                await stream.closed.wait()
+                with trio.move_on_after(HANDSHAKE_SECONDS):
+                    await stream.closed.wait()
+                if stream.confirmed:
+                    await stream.closed.wait()
+                else:
+                    stream.abort()
                 nursery.cancel_scope.cancel()
         finally:
             self._handshakes.pop(stream, None)
