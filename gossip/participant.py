@@ -124,6 +124,7 @@ class Participant:
             is_member=is_member,
             epoch=next_round // manifest.timing.epoch_rounds,
         )
+        self._noiseless = manifest.privacy.mode == "none"
         self._epoch: Epoch | None = None
         self._groups: Callable[[int], Groups] = lambda number: ()
         self._next = next_round  # the round we are in, or the first that we may begin
@@ -321,6 +322,8 @@ class Participant:
             colluders=self._spec.colluders,
             timing=self._timing,
             random=self._random,
+            # Groups of several in one epoch each go on from a model of their own.
+            same_state=self._noiseless and len(group) == len(epoch.roster),
             lost=lost,
         )
 

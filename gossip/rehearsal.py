@@ -45,9 +45,9 @@ class Rehearsal:
         randoms: where each member takes its secrets from; None: seeded.
         wrap: by member number, what to put in the place of its machine.
         prepared_at: when each member is ready, in seconds; None: all at once.
-        stages: what each is ready for; None: the same.
+        stages, states: what each is ready for, and the digest it starts from; None: the same.
         link, codec, crashes, loss_seconds: as for SimNetwork, with crashes by member number.
-        suite, timing, minimum, colluders, round: as for RoundMachine.
+        suite, timing, minimum, colluders, same_state, round: as for RoundMachine.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class Rehearsal:
         wrap: Mapping[int, Wrap] | None = None,
         prepared_at: Sequence[float] | None = None,
         stages: Sequence[str] | None = None,
+        states: Sequence[bytes] | None = None,
+        same_state: bool = False,
         link: Link | None = None,
         codec: bool = False,
         crashes: Mapping[int, int] | None = None,
@@ -78,6 +80,7 @@ class Rehearsal:
         self.evidence: list[tuple[PeerId, Evidence]] = []
         """Who holds evidence, and which."""
         self._minimum, self._colluders, self._suite, self._seed = minimum, colluders, suite, seed
+        self._same_state = same_state
         machines: dict[PeerId, Machine] = {}
         for number, identity in enumerate(self.identities):
             random = randoms[number] if randoms else seeded_random(b"%d/%d" % (seed, number))
@@ -95,8 +98,9 @@ class Rehearsal:
         )
         for number, peer in enumerate(self.group):
             stage = stages[number] if stages else "training"
+            state = states[number] if states else bytes(32)
             at = prepared_at[number] if prepared_at else 0.0
-            self.net.post(peer, Prepared(round, stage, values.shape[1], bytes(32)), at)
+            self.net.post(peer, Prepared(round, stage, values.shape[1], state), at)
 
     def machine(self, number: int, random: RandomBytes) -> RoundMachine:
         """A fresh machine for the member of that number: after a crash, say."""
@@ -110,6 +114,7 @@ class Rehearsal:
             colluders=self._colluders,
             timing=self.timing,
             random=random,
+            same_state=self._same_state,
             suite=self._suite,
         )
 

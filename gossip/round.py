@@ -19,6 +19,10 @@ everything from *share* on is :mod:`p2pfl.gossip.secure_sum`::
              needs to be believed, and conveners with the same readies propose the same roster.
              Ends: with a roster, or with a refusal, which raises the attempt.
 
+**What is summed together.** Readies of one stage and dim; with ``same_state`` of one state digest too. Without
+noise a sum hides a single update only while all start from the same model: who is handed a model on which only
+its own gradient is not zero contributes alone (Pasquini, Francati, Ateniese, CCS 2022).
+
 **Attempts.** Until a member has asked its driver for the contribution nothing secret has left it, so
 whatever goes wrong (a refused proposal, a lost member, a bundle that does not open, a deadline) makes it
 forget all keys and begin the next attempt with a new Ready. Whoever sees a message of a later attempt, and
@@ -95,6 +99,7 @@ class RoundMachine:
         federation, roster_digest: 32 bytes each, the manifest's digest and the epoch roster's.
         group: all who may take part, in drawn order; ``identity`` is one of them.
         minimum: fewest members of a roster; what ``colluders`` demands may be more.
+        same_state: sum only with members that start from the same model (see below).
         timing: deadlines, all counted from when this member enters a phase.
         random: source of all secrets.
         lost: members to which there is no connection now.
@@ -112,6 +117,7 @@ class RoundMachine:
         colluders: int,
         timing: Timing,
         random: RandomBytes,
+        same_state: bool = False,
         suite: Suite = SUITE,
         lost: Collection[PeerId] = (),
     ) -> None:
@@ -124,6 +130,7 @@ class RoundMachine:
         self._others = tuple(peer for peer in group if peer != identity.peer_id)
         self._minimum = next(size for size in count(minimum) if _hides(size, colluders))
         self._timing, self._random, self._suite = timing, random, suite
+        self._same_state = same_state
         self._lost = set(lost) - {self._me}
         self._prepared: Prepared | None = None
         self._ends_at = float("inf")
@@ -324,13 +331,13 @@ class RoundMachine:
 
     def _judge(self, proposal: Proposal, now: float) -> "_Verdict":
         ours = self._readies[self._me]
-        if not _same_purpose(proposal.readies[0], ours):
+        if not self._same_purpose(proposal.readies[0], ours):
             return _Verdict.WAIT  # theirs is another sum
         if ours not in proposal.readies or len(proposal.readies) < self._minimum:
             return _Verdict.REFUSE
         chosen = {ready.author for ready in proposal.readies}
         left_out = [peer for peer in self._group if peer not in chosen and peer not in self._lost]
-        if any(_same_purpose(self._readies[peer], ours) for peer in left_out if peer in self._readies):
+        if any(self._same_purpose(self._readies[peer], ours) for peer in left_out if peer in self._readies):
             return _Verdict.REFUSE
         if now < self._patient_until and any(peer not in self._readies for peer in left_out):
             return _Verdict.WAIT
@@ -345,7 +352,7 @@ class RoundMachine:
         turn = self._patient_until + before * self._timing.ready_seconds / (2 * len(self._group))
         self._timer(f"turn/{before}", turn)
         readies = [self._readies[peer] for peer in present if peer in self._readies]
-        fitting = tuple(ready for ready in readies if _same_purpose(ready, ours))
+        fitting = tuple(ready for ready in readies if self._same_purpose(ready, ours))
         if len(fitting) >= self._minimum and ((heard and before == 0) or now >= turn):
             proposal = signed(self._identity, Proposal(self._me, self.round, self._attempt, fitting))
             self._emit(Send(peer, proposal) for peer in self._others)
@@ -391,7 +398,7 @@ class RoundMachine:
         authors = [ready.author for ready in readies]
         ordered = bool(authors) and authors == [peer for peer in self._group if peer in authors]
         places = {(ready.round, ready.attempt) for ready in readies}
-        alike = all(_same_purpose(ready, readies[0]) for ready in readies)
+        alike = all(self._same_purpose(ready, readies[0]) for ready in readies)
         if not ordered or not alike or places != {(self.round, proposal.attempt)}:
             raise RemoteProtocolError(proposal.author, "a proposal that is no roster of this group")
         try:
@@ -401,6 +408,10 @@ class RoundMachine:
         return all(checks)
 
     # Small things.
+
+    def _same_purpose(self, one: Ready, other: Ready) -> bool:
+        same_sum = (one.stage, one.dim) == (other.stage, other.dim)
+        return same_sum and not (self._same_state and one.state_digest != other.state_digest)
 
     def _emit(self, effects: Iterable[Effect]) -> None:
         """Remember what was sent to whom: a peer that comes back within the attempt is sent all of it
@@ -423,10 +434,6 @@ class _Verdict(Enum):
     ACCEPT = auto()
     REFUSE = auto()
     WAIT = auto()
-
-
-def _same_purpose(one: Ready, other: Ready) -> bool:
-    return (one.stage, one.dim) == (other.stage, other.dim)
 
 
 def _hides(members: int, colluders: int) -> bool:

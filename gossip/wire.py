@@ -215,6 +215,12 @@ def decode_relayed(data: bytes, limits: Limits, kinds: Mapping[str, type[Message
     return replace(message, signature=signature)
 
 
+def longest(limits: Limits, kinds: Mapping[str, type[Message]]) -> int:
+    """Bytes of the longest message that :func:`decode_untrusted` takes: no more need be read."""
+    payload = max(kind.max_payload_bytes(limits) for kind in kinds.values())
+    return limits.max_body_bytes + payload + _MAX_ENVELOPE_OVERHEAD
+
+
 def _tag(data: bytes) -> tuple[str, int]:
     """The tag, and where the rest begins. By hand, like :func:`_byte_string`: a general parser would build
     whatever nested structure a peer puts in the place of a long payload, at fifty times its size.

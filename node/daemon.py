@@ -25,6 +25,7 @@ from p2pfl.gossip.manifest import Manifest, canonical_bytes
 from p2pfl.gossip.messages import Limits as MessageLimits
 from p2pfl.gossip.messages import decode_untrusted
 from p2pfl.gossip.participant import MESSAGES, Participant
+from p2pfl.gossip.wire import longest
 from p2pfl.node.admission import FederationAdmission
 from p2pfl.node.catch_up import ANSWER_SECONDS, ask_summaries
 from p2pfl.node.config import NodeConfig
@@ -53,8 +54,8 @@ from p2pfl.node.transport import (
 
 log = logging.getLogger(__name__)
 
-# The largest model that a manifest may declare has 25 million parameters, 100 MB in the ring. What may be
-# asked for is a digest at most.
+# The largest model that a manifest may declare has 25 million parameters, 100 MB in the ring; what is read is
+# limited further by the manifest at hand. What may be asked for is a digest at most.
 LIMITS = Limits(max_message=96 << 20, max_request=64, outbox_bytes=512 << 20, inbox_bytes=192 << 20)
 LINGER_SECONDS = 20.0
 STOP_SECONDS = 8.0
@@ -122,6 +123,7 @@ class Node:
             LIMITS,
             {"manifest": self._answer_manifest, "summary": self._answer_summary, "state": self._answer_state},
         )
+        self._transport.limit_messages(longest(MessageLimits(max_dim=0), MESSAGES))
         self._dialler = Dialler(identity.peer_id, self._transport.connect, lambda: self._transport.connected)
 
     async def run(self) -> None:
@@ -163,6 +165,7 @@ class Node:
         await self._thread(lambda: self._store.bind_manifest(canonical_bytes(manifest)))
         self._manifest = manifest
         learner = await self._thread(lambda: self._make_learner(manifest))
+        self._transport.limit_messages(longest(learner.message_limits, MESSAGES))
         self._describe(manifest, learner)
         rounds = self._rounds = Rounds(
             manifest,

@@ -37,6 +37,11 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130, "interrupted from the keyboard"
 
 
+def reason_of(error: OSError) -> str:
+    """Why the operating system refused, in the lower case of our messages."""
+    return (error.strerror or str(error)).lower()
+
+
 class UserError(Exception):
     """Something the operator can put right.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.node.atomic_file import write_atomically
-from p2pfl.node.errors import IdentityError
+from p2pfl.node.errors import IdentityError, reason_of
 
 PREFIX = "P2PFL-SECRET-KEY-1"
 _MAX_BYTES = 4096
@@ -52,26 +52,35 @@ def load_identity(path: Path) -> Identity:
     except FileNotFoundError:
         raise IdentityError(f"{path}: no identity file here", _NEW) from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise IdentityError(
-            f"{path}: cannot be read: {reason}", "run as the user who owns the file"
+            f"{path}: cannot be read: {reason_of(error)}", "run as the user who owns the file"
         ) from None
     try:
-        _require_private(path, os.fstat(descriptor))
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise IdentityError(f"{path}: not a regular file", "name the identity file itself")
         data = os.read(descriptor, _MAX_BYTES + 1)
     finally:
         os.close(descriptor)
+    # What the file is comes before who may read it: a ticket is everybody's, and chmod would not help.
+    _require_key(path, data)
+    if mode & 0o077:
+        raise IdentityError(
+            f"{path}: open to others (mode {stat.S_IMODE(mode):04o})",
+            f"chmod 600 {path}, and if anyone may have read it, make a new identity",
+        )
     return Identity.from_seed(_parse(path, data))
 
 
-def _require_private(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise IdentityError(f"{path}: not a regular file", "name the identity file itself")
-    if status.st_mode & 0o077:
+def _require_key(path: Path, data: bytes) -> None:
+    if PREFIX.encode() in data:
+        return
+    if b"p2pfl-ticket-" in data:
         raise IdentityError(
-            f"{path}: open to others (mode {stat.S_IMODE(status.st_mode):04o})",
-            f"chmod 600 {path}, and if anyone may have read it, make a new identity",
+            f"{path}: a ticket, not an identity",
+            "name the identity.key that `p2pfl init` made; the ticket belongs under `ticket`",
         )
+    raise IdentityError(f"{path}: not an identity file", f"name the one that was made here; {_NEW}")
 
 
 def _encode(seed: bytes) -> str:
@@ -89,10 +98,6 @@ def _parse(path: Path, data: bytes) -> bytes:
         raise damaged
     lines = [line.strip() for line in data.decode("ascii").splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
-    if keys and keys[0].startswith("p2pfl-ticket-"):
-        raise IdentityError(
-            f"{path}: a ticket, not an identity", "swap the files: the ticket belongs under `ticket`"
-        )
     if len(keys) != 1 or not keys[0].startswith(PREFIX):
         raise damaged
     encoded = keys[0].removeprefix(PREFIX)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from p2pfl.gossip.manifest import MAX_BYTES, Manifest, ManifestError, decode_manifest_untrusted, from_toml
-from p2pfl.node.errors import ManifestProblem
+from p2pfl.node.errors import ManifestProblem, StorageError, reason_of
 
 _SECRET = b"P2PFL-SECRET-KEY-"
 _TICKET = b"p2pfl-ticket-"
@@ -40,6 +40,15 @@ def read_manifest_toml(path: Path) -> Manifest:
         raise ManifestProblem(f"{path}: {error}", hint) from None
 
 
+def stored_manifest(data: bytes, directory: Path) -> Manifest:
+    """The manifest that the node in ``directory`` keeps there. Raises StorageError if it is damaged."""
+    try:
+        return decode_manifest_untrusted(data)
+    except ManifestError as error:
+        hint = "restore the directory from a backup, or use the version of p2pfl that wrote it"
+        raise StorageError(f"{directory}: the manifest there is damaged ({error})", hint) from None
+
+
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -47,9 +56,8 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise ManifestProblem(f"{path}: no such file", "check the path of the federation's file") from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise ManifestProblem(
-            f"{path}: cannot be read: {reason}", "check the path and its permissions"
+            f"{path}: cannot be read: {reason_of(error)}", "check the path and its permissions"
         ) from None
     if _SECRET in data:
         hint = "keep it to yourself; the manifest is the file that `p2pfl federation create` wrote"

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from p2pfl.gossip.manifest import Manifest
-from p2pfl.node.errors import DataError
+from p2pfl.node.errors import DataError, reason_of
 from p2pfl.node.privacy import dimension
 
 _HEADER_BYTES = 1 << 20
@@ -26,8 +26,8 @@ def read_model(path: Path, manifest: Manifest) -> tuple[NDArray[np.float64], NDA
             data = file.read(8 * sum(sizes.values()) + _HEADER_BYTES)
         tensors = load(data)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path}: cannot be read: {reason}", "check the path and its permissions") from None
+        hint = "check the path and its permissions"
+        raise DataError(f"{path}: cannot be read: {reason_of(error)}", hint) from None
     except SafetensorError as error:
         hint = "give a model-….safetensors file from a node's state directory, copied as binary"
         raise DataError(f"{path}: not a model ({str(error).lower()})", hint) from None

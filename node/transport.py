@@ -108,6 +108,7 @@ class Transport:
         self._listen = tuple(listen)
         self._prefix = protocol_prefix
         self._limits = limits
+        self._longest = limits.max_message
         self._requests = dict(requests)
         self._tcp = Tcp(max_handshakes=2 * limits.max_guests)
         self._host: IHost | None = None
@@ -230,6 +231,10 @@ class Transport:
         self._end(session, "it does not take what is sent to it")
         return False
 
+    def limit_messages(self, longest: int) -> None:
+        """Read no message of more bytes than this from now on, and never more than ``Limits.max_message``."""
+        self._longest = min(longest, self._limits.max_message)
+
     async def disconnect(self, peer: PeerId, reason: str) -> None:
         """End every connection to ``peer``; what is queued is dropped. To keep it out is Admission's part."""
         links = [link for link in self._links.values() if link.peer == peer]
@@ -325,10 +330,12 @@ class Transport:
     def _make_muxer(self, conn: NoiseSession, peer_id: ID) -> Yamux:
         """Called for every connection that passed the gate; refuses what would be too many."""
         peer, dialled = PeerId(str(peer_id)), conn.is_initiator
-        reason = self._too_many(peer, dialled)
+        reason = self._too_many(peer)
         if reason is not None:
             self._reception.report(peer, reason)
             raise RefusedAtGateError(reason)
+        if not dialled and peer not in self._past:
+            self._make_room()
         limits = YamuxLimits(self._limits.max_streams, _SPARE_WINDOW, self._limits.idle_seconds)
         muxer = Yamux(conn, peer_id, limits, self._link_ended)
         muxer.limit_received(self._limits.guest_bytes)
@@ -336,15 +343,22 @@ class Transport:
         self._running()[1].start_soon(self._reception.watch, link)
         return muxer
 
-    def _too_many(self, peer: PeerId, dialled: bool) -> str | None:
+    def _too_many(self, peer: PeerId) -> str | None:
         if sum(link.peer == peer for link in self._links.values()) >= _MAX_LINKS_PER_PEER:
             return "too many connections of this peer"
         if peer not in self._sessions and len(self._sessions) >= self._limits.max_peers:
             return "this node has as many peers as it may"
-        if dialled or peer in self._past:
-            return None
-        guests = sum(not link.admitted and not link.dialled for link in self._links.values())
-        return "too many guests" if guests >= self._limits.max_guests else None
+        return None
+
+    def _make_room(self) -> None:
+        """Turn out the guest that has been here longest: an admission takes milliseconds, so it stalls."""
+        guests = [
+            link
+            for link in self._links.values()
+            if not link.settled.is_set() and not link.dialled and link.peer not in self._past
+        ]
+        if len(guests) >= self._limits.max_guests:
+            self._running()[1].start_soon(self._reception.dismiss, guests[0])
 
     async def _on_admission(self, net_stream: INetStream) -> None:
         await self._reception.receive(self._link_of(net_stream), _muxed(net_stream))
@@ -430,7 +444,7 @@ class Transport:
         with session.reading_scope:
             try:
                 while True:
-                    data = await read_frame(_muxed(net_stream), self._limits.max_message)
+                    data = await read_frame(_muxed(net_stream), self._longest)
                     session.count_received(len(data))
                     await self._queue.put_message(MessageReceived(session.peer, data))
             except WireError as error:

@@ -75,6 +75,11 @@ class Reception:
         if not link.settled.is_set():
             await self._turn_away(link, f"admission was not complete within {self._guest_seconds:g} s")
 
+    async def dismiss(self, link: Link) -> None:
+        """Turn a guest out for another one."""
+        if not link.settled.is_set():
+            await self._turn_away(link, "too many guests, and this one was the slowest")
+
     async def introduce(self, link: Link) -> None:
         """Admission, the dialler's side. Raises AdmissionRefused, WireError or ProtocolRefusedError."""
         stream = await open_stream(link.muxer, ADMISSION)

@@ -20,7 +20,8 @@ class Limits:
     ``max_message``      longest message, and ``max_request`` longest body of a request
     ``max_response``     longest answer this side gives to a request
     ``max_peers``        admitted peers at a time
-    ``max_guests``       connections at a time whose admission is not complete, old acquaintances not counted
+    ``max_guests``       connections at a time whose admission is not complete, old acquaintances not counted;
+                         one more turns out the oldest
     ``guest_seconds``    time for an admission
     ``guest_bytes``      what a guest may send in it
     ``outbox_messages``  queued for one peer: with one more it counts as lost

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2pfl.gossip.manifest import Manifest, ManifestError, decode_manifest_untrusted
+from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.config import NodeConfig, load_config
 from p2pfl.node.errors import StorageError
 from p2pfl.node.identity_file import load_identity
+from p2pfl.node.manifest_file import stored_manifest
 from p2pfl.node.store import Store
 
 
@@ -34,9 +35,4 @@ def opened_state(config_file: Path) -> Iterator[State]:
         if data is None:
             hint = f"start it once: p2pfl node --config {config_file}"
             raise StorageError(f"the node in {config.state} has not joined a federation yet", hint)
-        try:
-            manifest = decode_manifest_untrusted(data)
-        except ManifestError as error:
-            hint = "restore the directory from a backup, or use the version of p2pfl that wrote it"
-            raise StorageError(f"{config.state}: the manifest there is damaged ({error})", hint) from None
-        yield State(config, manifest, store)
+        yield State(config, stored_manifest(data, config.state), store)

@@ -1,16 +1,20 @@
 """What a manifest will cost before anybody runs it."""
 
 from p2pfl.gossip.manifest import Manifest
-from p2pfl.node.accountant import EVALUATIONS, Mechanism, epsilon
+from p2pfl.gossip.thresholds import Thresholds, thresholds
+from p2pfl.node.accountant import EVALUATIONS, Mechanism, Spent, epsilon
 from p2pfl.node.errors import PrivacyError
 
 
-def planned_mechanisms(manifest: Manifest) -> list[Mechanism]:
-    """A node's ledger after a whole run of ``manifest`` in full groups; empty in mode none."""
-    privacy, training, thresholds = manifest.privacy, manifest.training, manifest.groups.thresholds
+def planned_mechanisms(manifest: Manifest, roster: Thresholds | None = None) -> list[Mechanism]:
+    """A node's ledger after a whole run of ``manifest`` in such rosters, None: of the agreed size; empty in
+    mode none.
+    """
+    privacy, training = manifest.privacy, manifest.training
+    roster = manifest.groups.thresholds if roster is None else roster
     if privacy.mode == "none":
         return []
-    group = (thresholds.members, thresholds.minimum_survivors, thresholds.colluders)
+    group = (roster.members, roster.minimum_survivors, roster.colluders)
     steps = training.rounds * training.local_steps
     statistics, evaluation = privacy.statistics_noise_multiplier, privacy.evaluation_noise_multiplier
     return [
@@ -20,6 +24,25 @@ def planned_mechanisms(manifest: Manifest) -> list[Mechanism]:
         ),
         Mechanism("evaluation", "test", privacy.mode, evaluation, 1.0, EVALUATIONS, *group),
     ]
+
+
+def planned_ladder(manifest: Manifest) -> list[tuple[int, Spent]]:
+    """Epsilon of a whole run against c, c+1, … colluders of a group; empty in mode none.
+
+    Rosters may have any size from ``groups.minimum`` to 2·``groups.size`` - 1; every rung is for the size
+    that is worst for it.
+    """
+    groups = manifest.groups
+    if manifest.privacy.mode == "none":
+        return []
+    sizes = range(groups.minimum, 2 * groups.size)
+    plans = [planned_mechanisms(manifest, thresholds(size, groups.colluders)) for size in sizes]
+    rungs = []
+    for colluders in range(groups.colluders, 2 * groups.size - 1):
+        possible = [plan for plan in plans if plan[0].members > colluders]
+        worst = min(possible, key=lambda plan: plan[0].against(colluders))  # noqa: B023 - used at once
+        rungs.append((colluders, epsilon(worst, manifest.privacy.delta, colluders)))
+    return rungs
 
 
 def check_promise(manifest: Manifest) -> None:

@@ -12,7 +12,7 @@ from typing import NoReturn, TextIO
 
 from p2pfl.gossip.manifest import Column
 from p2pfl.gossip.records import shown
-from p2pfl.node.errors import DataError
+from p2pfl.node.errors import DataError, reason_of
 
 
 class Rows:
@@ -24,6 +24,14 @@ class Rows:
         self.header = self._next()
         if not self.header:
             raise DataError(f"{path}: the file is empty", "the first line must name the columns")
+        if len(self.header) == 1:
+            self._refuse_other_separators(self.header[0])
+
+    def _refuse_other_separators(self, line: str) -> None:
+        for name, separator in (("semicolons", ";"), ("tabs", "\t")):
+            if separator in line:
+                hint = "save it as CSV with commas between the cells, and points in decimal numbers"
+                raise DataError(f"{self._path}: the columns are separated by {name}, not commas", hint)
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         """Cells without spaces around, as many as the header has; empty lines are passed over."""
@@ -84,8 +92,8 @@ def open_rows(path: Path) -> Iterator[Rows]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield Rows(path, file)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path}: cannot be read: {reason}", "check the path and its permissions") from None
+        hint = "check the path and its permissions"
+        raise DataError(f"{path}: cannot be read: {reason_of(error)}", hint) from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a text file in UTF-8", "save the table as CSV in UTF-8") from None
     except csv.Error as error:

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     from p2pfl.crypto.randomness import system_random
     from p2pfl.node.atomic_file import write_atomically
     from p2pfl.node.config import example_toml
-    from p2pfl.node.errors import IdentityError, StorageError
+    from p2pfl.node.errors import IdentityError, StorageError, reason_of
     from p2pfl.node.identity_file import save_identity
 
     directory: Path = options.directory
@@ -36,9 +36,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise StorageError(
-            f"cannot create {directory}: {reason}", "choose a directory you may write to"
+            f"cannot create {directory}: {reason_of(error)}", "choose a directory you may write to"
         ) from None
     config = directory / CONFIG
     try:

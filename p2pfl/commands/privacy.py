@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from p2pfl.gossip.manifest import Manifest
-    from p2pfl.node.accountant import Mechanism, Spent
+    from p2pfl.node.accountant import Spent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,23 +90,20 @@ def _finite(epsilon: float) -> float | None:
     return epsilon if math.isfinite(epsilon) else None
 
 
-def _report(manifest: "Manifest", verb: str, mechanisms: "Sequence[Mechanism]") -> _Report:
-    from p2pfl.node.accountant import epsilon, ladder
-
-    delta = manifest.privacy.delta
-    return _Report(manifest, verb, epsilon(mechanisms, delta), ladder(mechanisms, delta))
-
-
 def _planned(path: Path) -> _Report:
     from p2pfl.node.manifest_file import read_manifest
-    from p2pfl.planning import planned_mechanisms
+    from p2pfl.node.accountant import epsilon
+    from p2pfl.planning import planned_ladder, planned_mechanisms
 
     manifest = read_manifest(path)
-    return _report(manifest, "planned", planned_mechanisms(manifest))
+    total = epsilon(planned_mechanisms(manifest), manifest.privacy.delta)
+    return _Report(manifest, "planned", total, planned_ladder(manifest))
 
 
 def _spent(path: Path) -> _Report:
+    from p2pfl.node.accountant import epsilon, ladder
     from p2pfl.opened import opened_state
 
     with opened_state(path) as state:
-        return _report(state.manifest, "spent", state.store.mechanisms())
+        mechanisms, delta = state.store.mechanisms(), state.manifest.privacy.delta
+        return _Report(state.manifest, "spent", epsilon(mechanisms, delta), ladder(mechanisms, delta))

@@ -30,7 +30,7 @@ from p2pfl.gossip.messages import (
     roster_digest,
     survivors_digest,
 )
-from p2pfl.gossip.wire import Limits, Message, Reader, decode_untrusted, encode, signed
+from p2pfl.gossip.wire import Limits, Message, Reader, decode_untrusted, encode, longest, signed
 
 LIMITS = Limits(max_dim=6)
 ALICE, BOB = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
@@ -189,6 +189,12 @@ def test_only_vectors_arrive_through_others() -> None:
             with pytest.raises(RemoteProtocolError) as caught:
                 decode_untrusted(OTHER, encode(message), LIMITS, ROUND_MESSAGES)
             assert caught.value.peer == OTHER
+
+
+def test_what_is_read_suffices_for_the_longest_vector_and_hardly_for_more() -> None:
+    limits = Limits(max_dim=1 << 20)
+    masked = signed(ALICE, Masked.of(ME, PLACE, np.zeros(limits.max_dim, dtype=np.uint32)))
+    assert len(encode(masked)) <= longest(limits, ROUND_MESSAGES) < len(encode(masked)) + (1 << 17)
 
 
 def test_a_signature_is_good_for_one_kind_only() -> None:

@@ -189,6 +189,17 @@ def test_nobody_waits_for_members_that_are_ready_for_something_else() -> None:
     assert not skip.sent_masked
 
 
+@pytest.mark.parametrize("same_state", [False, True])
+def test_without_noise_only_those_who_start_from_one_model_are_summed(same_state: bool) -> None:
+    """One member was handed a model of its own: with the others' sum known, its update would be too."""
+    states = (b"a" * 32, b"a" * 32, b"b" * 32, b"a" * 32)
+    rehearsal = Rehearsal(FOUR, states=states, same_state=same_state, codec=True).run()
+    complete(rehearsal, (0, 1, 3) if same_state else range(4))
+    assert (rehearsal.group[2] in rehearsal.contributed) is not same_state
+    assert rehearsal.net.errors == []
+
+
+
 def test_too_few_members_skip() -> None:
     rehearsal = Rehearsal(FOUR, minimum=4, crashes={2: 0}).run()
     assert {skip.reason for skip in rehearsal.skipped.values()} == {

@@ -6,9 +6,11 @@ import pytest
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest, from_toml
+from p2pfl.gossip.thresholds import thresholds
+from p2pfl.node.accountant import epsilon
 from p2pfl.node.errors import PrivacyError
 from p2pfl.node.privacy import calibrated, stage_plan
-from p2pfl.planning import check_promise, planned_mechanisms
+from p2pfl.planning import check_promise, planned_ladder, planned_mechanisms
 
 
 def draft(mode: str, promise: str = "") -> Manifest:
@@ -47,3 +49,17 @@ def test_too_little_noise_is_refused() -> None:
 
 def test_no_privacy_costs_nothing_that_could_be_counted() -> None:
     assert planned_mechanisms(draft("none")) == []
+    assert planned_ladder(draft("none")) == []
+
+
+def test_the_planned_ladder_is_for_the_worst_roster_that_may_form() -> None:
+    """Groups of four may be of three to seven: even six may collude, and two are worst among six."""
+    manifest = calibrated(draft("distributed", ", epsilon = 2, delta = 1e-4"))
+    delta = manifest.privacy.delta
+    rosters = [planned_mechanisms(manifest, thresholds(size, 1)) for size in (3, 4, 5, 6, 7)]
+    for colluders, cost in planned_ladder(manifest):
+        every = [epsilon(plan, delta, colluders).pld for plan in rosters if plan[0].members > colluders]
+        assert cost.pld == max(every)
+    ladder = planned_ladder(manifest)
+    assert [colluders for colluders, _ in ladder] == [1, 2, 3, 4, 5, 6]
+    assert ladder[0][1].pld <= 2 < ladder[1][1].pld
