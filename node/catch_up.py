@@ -1,7 +1,9 @@
 """A newcomer, or a node that was away, takes over the released model that enough neighbours agree on.
 
 Enough is one more than the colluders that the manifest reckons with, and two at least: fewer could hand out
-any model they like. What is fetched was released to every member of a group already, so nobody learns
+any model they like. Should there be more colluders in the whole federation than any one group is laid out
+for, they still cannot outbid a larger number: the newest model is taken of those that more than half as many
+hold as the one that most do. What is fetched was released to every member of a group already, so nobody learns
 anything new from the answer.
 """
 
@@ -82,14 +84,16 @@ async def ask_summaries(ask: Ask, peers: Collection[PeerId]) -> dict[PeerId, Sum
 def newest_agreed(
     summaries: dict[PeerId, Summary], newer_than: int, agreeing: int
 ) -> tuple[bytes, Sequence[PeerId]] | None:
-    """The digest of the newest release that at least ``agreeing`` peers hold, and who they are."""
+    """A digest and its holders: of the releases that at least ``agreeing`` peers hold, and more than half as
+    many as the one that most hold, the newest; None if there is none.
+    """
     holders: defaultdict[tuple[int, bytes], list[PeerId]] = defaultdict(list)
     for peer, summary in summaries.items():
         for release in set(summary.releases):
             holders[release].append(peer)
-    agreed = [
-        release for release, peers in holders.items() if len(peers) >= agreeing and release[0] > newer_than
-    ]
+    newer = {release: peers for release, peers in holders.items() if release[0] > newer_than}
+    most = max(map(len, newer.values()), default=0)
+    agreed = [release for release, peers in newer.items() if len(peers) >= agreeing and 2 * len(peers) > most]
     if not agreed:
         return None
     newest = max(agreed)

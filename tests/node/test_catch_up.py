@@ -85,6 +85,15 @@ def test_newest_of_several_agreed() -> None:
     assert set(found[1]) == {A, B}
 
 
+@pytest.mark.parametrize(("honest", "round"), [(3, 9), (4, 5), (8, 5)])
+def test_two_liars_with_something_newer_do_not_outbid_a_group(honest: int, round: int) -> None:
+    """Three holders cannot be told from a federation in which two are a round ahead; four can."""
+    holds: dict[PeerId, list[Released] | None] = {PeerId(str(peer)): [model(5)] for peer in range(honest)}
+    found = Neighbours(holds | {A: [model(9, 6.66)], B: [model(9, 6.66)]}).fetch()
+    assert found is not None
+    assert found.round == round
+
+
 @given(st.binary(max_size=600))
 def test_any_bytes_are_a_summary_or_a_value_error(data: bytes) -> None:
     try:
