@@ -1,0 +1,138 @@
+"""How a node comes by its manifest, and that it takes no other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.gossip.manifest import MAX_BYTES, Manifest, canonical_bytes, from_toml
+from p2pfl.node.config import NodeConfig
+from p2pfl.node.errors import ConfigError, NetworkError
+from p2pfl.node.joining import JOIN_SECONDS, known_federation, obtain_manifest
+from p2pfl.node.store import Store
+from p2pfl.node.transport import Transport
+
+A, B = PeerId("A"), PeerId("B")
+IDENTITY = Identity.from_seed(bytes(32))
+
+
+def manifest(name: str = "hearts") -> Manifest:
+    return from_toml(
+        f"""
+        name = "{name}"
+        issuers = ["{IDENTITY.peer_id}"]
+        task.label = "y"
+        task.positive = ["1"]
+        task.columns = [{{ name = "x", kind = "numeric", low = 0, high = 1 }}]
+        model.kind = "logistic"
+        training = {{ rounds = 1, learning_rate = 1, sampling_rate = 1, expected_batch = 1 }}
+        privacy.mode = "none"
+        """
+    )
+
+
+OURS, ANOTHER = manifest(), manifest("lungs")
+
+
+def config(
+    directory: Path, federation: str | Path | None = None, bootstrap: tuple[str, ...] = ()
+) -> NodeConfig:
+    files = (directory / "identity.key", directory / "state")
+    return NodeConfig(
+        *files, (), (), bootstrap, federation, None, directory / "train.csv", None, "info", False
+    )
+
+
+@dataclass
+class Members:
+    """Plays the transport: who is connected from when on, and what each answers."""
+
+    answers: Mapping[PeerId, bytes | Exception]
+    here_at: float = 0.0
+    asked: list[PeerId] = field(default_factory=list)
+
+    @property
+    def connected(self) -> frozenset[PeerId]:
+        return frozenset(self.answers) if trio.current_time() >= self.here_at else frozenset()
+
+    async def request(self, peer: PeerId, name: str, body: bytes, **limits: Any) -> bytes:
+        assert (name, body, limits["max_response"]) == ("manifest", b"", MAX_BYTES)
+        self.asked.append(peer)
+        answer = self.answers[peer]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    with Store.open(tmp_path / "state", IDENTITY) as opened:
+        yield opened
+
+
+def obtain(config: NodeConfig, store: Store, members: Members | None = None) -> Manifest:
+    async def main() -> Manifest:
+        transport = cast(Transport, members or Members({}))
+        return await obtain_manifest(config, store, transport, OURS.digest)
+
+    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+# -- which federation
+
+
+def test_the_federation_is_named_by_file_by_id_or_by_what_is_stored(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "hearts.manifest"
+    path.write_bytes(canonical_bytes(OURS))
+    assert known_federation(config(tmp_path, path), store) == OURS.digest
+    assert known_federation(config(tmp_path, OURS.federation_id), store) == OURS.digest
+    with pytest.raises(ConfigError, match="not set"):
+        known_federation(config(tmp_path), store)
+    store.bind_manifest(canonical_bytes(OURS))
+    assert known_federation(config(tmp_path), store) == OURS.digest
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_state_of_another_federation_is_left_alone(tmp_path: Path, store: Store, by_file: bool) -> None:
+    store.bind_manifest(canonical_bytes(ANOTHER))
+    path = tmp_path / "hearts.manifest"
+    path.write_bytes(canonical_bytes(OURS))
+    with pytest.raises(ConfigError, match="holds the state of federation"):
+        known_federation(config(tmp_path, path if by_file else OURS.federation_id), store)
+
+
+# -- the manifest
+
+
+def test_what_is_on_disk_is_not_asked_for(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "hearts.manifest"
+    path.write_bytes(canonical_bytes(OURS))
+    members = Members({A: canonical_bytes(ANOTHER)})
+    assert obtain(config(tmp_path, path), store, members) == OURS
+    store.bind_manifest(canonical_bytes(OURS))
+    assert obtain(config(tmp_path, OURS.federation_id), store, members) == OURS
+    assert members.asked == []
+
+
+def test_a_newcomer_takes_the_manifest_with_the_right_digest_only(tmp_path: Path, store: Store) -> None:
+    newcomer = config(tmp_path, OURS.federation_id, ("/ip4/10.0.0.1/tcp/1/p2p/A",))
+    members = Members({A: canonical_bytes(ANOTHER), B: canonical_bytes(OURS)}, here_at=20)
+    assert obtain(newcomer, store, members) == OURS
+    refusing = Members({A: NetworkError("this node has no manifest yet itself", "wait"), B: b"\xff"})
+    with pytest.raises(NetworkError, match="let this node in within"):
+        obtain(newcomer, store, refusing)
+    assert {A, B} == set(refusing.asked)
+
+
+def test_nobody_there_is_said_after_a_while_and_nowhere_to_ask_at_once(tmp_path: Path, store: Store) -> None:
+    alone = config(tmp_path, OURS.federation_id)
+    with pytest.raises(ConfigError, match=r"network\.bootstrap"):
+        obtain(alone, store)
+    late = Members({B: canonical_bytes(OURS)}, here_at=JOIN_SECONDS + 1)
+    with pytest.raises(NetworkError, match="tried /ip4/10"):
+        obtain(replace(alone, bootstrap=("/ip4/10.0.0.1/tcp/1/p2p/A",)), store, late)
