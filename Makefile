@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DIRECTORY ?= demo-run
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 SUBPACKAGES := node gossip crypto topologies
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format types bench dist picture clean
+.PHONY: help setup demo test test-slow check format types .typing bench dist picture clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,8 +18,10 @@ setup: $(READY)  ## make the virtual environment and install everything into it
 
 $(READY): pyproject.toml constraints.txt tools/prerequisites.sh
 	@sh tools/prerequisites.sh "$(PYTHON)"
-	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "p2pfl: installing into $(VENV), minutes the first time"
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(PIP) pip
+	@$(PIP) --build-constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
 demo: $(READY)  ## four hospitals, four daemons, one model: runs a real federation in DIRECTORY
@@ -35,15 +38,17 @@ check: $(READY) types  ## lint, format check and strict types
 	@$(BIN)/ruff check .
 
 types: $(READY) .typing  ## strict type check (through the link tree that editors use too)
-	@MYPYPATH=.typing:tests/processes:tests/node $(BIN)/mypy --explicit-package-bases .typing/p2pfl
-	@MYPYPATH=.typing:tests/processes:tests/node $(BIN)/mypy --explicit-package-bases tests benchmarks tools
+	@MYPYPATH=.typing:tests/gossip:tests/processes:tests/node $(BIN)/mypy --explicit-package-bases .typing/p2pfl
+	@MYPYPATH=.typing:tests/gossip:tests/processes:tests/node $(BIN)/mypy --explicit-package-bases tests benchmarks tools
 
 # The root folders are installed as p2pfl.node and so on; type checkers and editors do not follow that mapping,
 # so this shows them the installed layout. CONTRIBUTING.md says how to point an editor at it.
-.typing: pyproject.toml
-	@rm -rf .typing && mkdir -p .typing/p2pfl
-	@for file in p2pfl/*; do ln -s "../../$$file" ".typing/p2pfl/$$(basename $$file)"; done
-	@for folder in $(SUBPACKAGES); do ln -s "../../$$folder" ".typing/p2pfl/$$folder"; done
+# Made again each time: what is new is linked, what is gone is dropped.
+.typing:
+	@mkdir -p .typing/p2pfl
+	@for file in p2pfl/*; do ln -sfn "../../$$file" ".typing/p2pfl/$$(basename "$$file")"; done
+	@for folder in $(SUBPACKAGES); do ln -sfn "../../$$folder" ".typing/p2pfl/$$folder"; done
+	@find -L .typing/p2pfl -maxdepth 1 -type l -delete
 
 format: $(READY)  ## format the code and apply safe lint fixes
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -52,11 +57,14 @@ bench: $(READY)  ## print the accuracy and speed tables
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 dist: $(READY)  ## build the wheel and the source distribution into dist/
-	@$(BIN)/python -m build --outdir dist .
+	@$(BIN)/python -m build --quiet --dependency-constraints-txt constraints.txt --outdir dist .
 
 picture: $(READY)  ## run the demo and draw what it printed into docs/demo.svg
-	@$(BIN)/p2pfl demo --directory "$(DIRECTORY)" | tee "$(DIRECTORY).txt"
+	@$(BIN)/p2pfl demo --directory "$(DIRECTORY)" > "$(DIRECTORY).txt"
 	@$(BIN)/python tools/picture.py "make demo" < "$(DIRECTORY).txt" > docs/demo.svg && rm "$(DIRECTORY).txt"
 
-clean:  ## remove what the targets made (demo runs too)
-	@rm -rf $(VENV) .typing build dist demo-run *.egg-info
+clean:  ## remove what the targets made: environment, builds, caches, demo-run
+	@rm -rf $(VENV) .typing p2pfl_node.egg-info demo-run demo-run.txt
+	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -f dist/p2pfl_node-*; rmdir dist 2>/dev/null || true
+	@find p2pfl $(SUBPACKAGES) tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,11 +18,12 @@ whether they do::
     running     the driver runs the rounds, then calls finish()
 
 **Who is waited for.** All neighbours: ``gather_seconds`` if they are silent, ``round_seconds`` if they keep
-saying that they are busy with the last round of the epoch before, and without end while more than
-``colluders`` are busy, because then one of them honestly is, and its epoch ends. A node that has just started
-also waits ``gather_seconds`` for whoever starts up with it, unless all members that the manifest lists are
-there. A roster below ``minimum`` is never closed: the node says so (:class:`~p2pfl.gossip.events.Waiting`)
-and goes on gathering. So a lone node stays at its epoch however long it waits.
+saying that they are busy with an earlier epoch, and without end while :func:`enough of them
+<p2pfl.gossip.neighbours.enough>` are: then most of the federation is, and its epoch ends. A node that has
+just started also waits ``gather_seconds`` for whoever starts up with it, unless all members that the manifest
+lists are there. A roster below ``minimum`` is never closed: the node says so
+(:class:`~p2pfl.gossip.events.Waiting`) and goes on gathering. So a lone node stays at its epoch however long
+it waits.
 
 **Agreement.** If messages take less than two fifths of SETTLE_SECONDS, connected nodes close the same roster:
 who closes one has shown its digest for that long, and tells everybody at once. Losses, longer delays and
@@ -34,26 +35,34 @@ That takes neighbours: nodes should be connected to all others, which :class:`~p
 works towards, and rounds need anyway. Who has no more than ``colluders`` neighbours may have to wait for more
 of them.
 
-**Catching up.** A node follows only what more than ``colluders`` members signed: a closed roster, at least
-``minimum`` presences, that more than ``colluders`` neighbours (or for ``gather_seconds`` all of them) call
-closed; or, while it gathers itself, more than ``colluders`` presences for a later epoch. So colluders alone
-drag nobody. One exception keeps a federation alive whose nodes all stopped around the end of an epoch: a node
-that has waited ``gather_seconds`` below the minimum goes one epoch further if anybody is there. Colluders
-without whom there is no minimum can waste epochs that way, one every ``gather_seconds``; as long as they are
-needed, they can waste rounds by not being ready, too. Nobody goes more than
+**Catching up.** ``colluders`` is what a group withstands, and a federation of many groups may have more
+liars. So a node follows only :func:`~p2pfl.gossip.neighbours.enough` of its neighbours, a strict majority and
+more than ``colluders``. It takes over a roster with ``minimum`` signatures that enough of those neighbours
+call closed who are in an epoch; if that is further on than the next epoch, enough of all neighbours. While it
+gathers, it follows presences for later epochs by as many members as are enough of all neighbours. Nobody can
+turn back, so those who are ahead of a majority wait for it. So two parts of a federation that were separated
+unite: the smaller one leaps if it is behind, and waits if it is ahead.
+
+A newcomer, which has never been in an epoch, has none to be dragged away from, and may be one of many
+newcomers to a small federation. It takes over what enough of the neighbours in an epoch call closed, however
+far on, and after ``gather_seconds`` it follows ``minimum`` presences for later epochs. So does a node that
+has been below the minimum for ``gather_seconds``; if there are fewer such presences, it goes one epoch
+further. That keeps a federation alive whose nodes all stopped around the end of an epoch. Colluders without
+whom there is no minimum can waste epochs that way, one every ``gather_seconds``; as long as they are needed,
+they can waste rounds by not being ready, too. Finally, a roster is taken over that all neighbours have called
+closed for ``gather_seconds``, however few they are. Nobody goes more than
 :data:`~p2pfl.gossip.exchange.MAX_LEAP` epochs at once.
 
-**Who learns what.** Members learn each other's ids, addresses, and when they are there. Nothing else is said
-here; secret are only the identity's key and, until each is revealed, the nonces derived from it. Presences of
-peers that are not members are refused: they enter no set and are passed on to nobody. But we call at their
-addresses, since somebody who was admitted elsewhere can show us its ticket only over a connection.
+**Who learns what.** Members learn each other's ids, tickets, addresses, and when they are there. Nothing else
+is said here; secret are only the identity's key and, until each is revealed, the nonces derived from it.
+Presences of peers that are not members are refused: they enter no set and are passed on to nobody.
 
 What malicious members can do: delay an epoch by the waiting times above; split a roster by telling neighbours
 different things just before it closes, which costs rounds, not secrets; stay away, which redraws the groups
 once per colluder.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -72,7 +81,9 @@ from p2pfl.gossip.events import (
     Waiting,
 )
 from p2pfl.gossip.exchange import BEAT_SECONDS, HEARTBEAT_SECONDS, MAX_LEAP, TIMER_PREFIX, Exchange
+from p2pfl.gossip.neighbours import enough
 from p2pfl.gossip.presences import Author, PresenceSet
+from p2pfl.gossip.tickets import Standing
 
 SETTLE_SECONDS: Final = 0.5
 """How long all neighbours must have shared our digest."""
@@ -107,8 +118,9 @@ class EpochMachine:
         author: signs our presences.
         expected: how many members the manifest lists; 0 if it leaves that open.
         minimum: fewest members of a roster.
-        colluders: how many members may be malicious together.
-        is_member: whether a peer is admitted, now.
+        colluders: how many members of a group may be malicious together.
+        is_member: whether a connected peer is admitted, now.
+        standing: what the author of a presence with this ticket is.
         epoch: where to begin.
 
     Its driver sets ``committed`` while it has handed out a contribution and must not be torn out of the
@@ -124,15 +136,17 @@ class EpochMachine:
         colluders: int,
         timing: Timing,
         is_member: Callable[[PeerId], bool],
+        standing: Callable[[PeerId, str], Standing],
         epoch: int,
     ) -> None:
         self.current: Epoch | None = None
         self.committed = False
         self._author, self._me = author, author.identity.peer_id
+        self._remembers_nothing = epoch == 0
         self._expected, self._minimum, self._colluders = expected, minimum, colluders
         self._timing = timing
         self._out: list[Effect] = []
-        self._exchange = Exchange(author.federation, self._me, is_member, epoch, self._emit)
+        self._exchange = Exchange(author.federation, self._me, is_member, standing, epoch, self._emit)
         self._exchange.round = epoch * timing.epoch_rounds
         self._neighbours = self._exchange.neighbours
         self._opens_at: float | None = None  # we gather from then on; None: we do, or we run
@@ -220,10 +234,19 @@ class EpochMachine:
         end = (epoch.number + 1) * self._timing.epoch_rounds
         return self._neighbours.round_of(peer, epoch.number, epoch.digest, end)
 
+    def elsewhere(self, peer: PeerId) -> bool:
+        """Whether ``peer`` takes no part in the current epoch as we know it: it has another roster, or left
+        the epoch out.
+        """
+        epoch = self.current
+        return epoch is not None and self._neighbours.elsewhere(peer, epoch.number, epoch.digest)
+
     def reached(self) -> int:
-        """The latest round that an honest neighbour is known to be in, in the terms of :meth:`round_of`."""
-        rounds = sorted(map(self.round_of, self._neighbours.peers), reverse=True)
-        return rounds[self._colluders] if len(rounds) > self._colluders else -1
+        """The round that enough of the neighbours in our epoch are in or past, in the terms of
+        :meth:`round_of`.
+        """
+        known = [round for round in map(self.round_of, self._neighbours.peers) if round >= 0]
+        return _reached(known, enough(self._colluders, len(known)), -1)
 
     # Phases.
 
@@ -324,15 +347,14 @@ class EpochMachine:
     def _incomplete(self, count: int, now: float) -> bool:
         """Whether there is still somebody to wait for."""
         gathering = self._exchange.gathering
-        busy, silent = self._neighbours.waited_for(gathering.epoch, gathering.authors, now - _FRESH_SECONDS)
-        if busy > self._colluders:
+        absent = self._neighbours.waited_for(gathering.epoch, gathering.authors, now - _FRESH_SECONDS)
+        if absent.busy >= self._enough and self._exchange.closed is not None:
             self._patience_from = now
         elif count < self._minimum and now >= self._opened + 2 * SETTLE_SECONDS:
             self._say(f"{count} of at least {self._minimum} members are here")
         waited = now - self._patience_from
-        if (busy and waited < self._timing.round_seconds) or (
-            silent and waited < self._timing.gather_seconds
-        ):
+        busy = absent.busy and waited < self._timing.round_seconds
+        if busy or (absent.silent and waited < self._timing.gather_seconds):
             return True
         first = self._exchange.closed is None and not 0 < self._expected <= count
         return first and now < self._started + self._timing.gather_seconds
@@ -350,7 +372,6 @@ class EpochMachine:
                 content is not None
                 and self._preferable(epoch, digest, len(peers), now)
                 and len(content.roster) >= self._minimum
-                and self._exchange.is_admissible(content)
             ):
                 found.append((epoch, len(peers), digest, content))
         return max(found, key=lambda entry: entry[:3])[3] if found else None
@@ -362,10 +383,11 @@ class EpochMachine:
             if closed is None or closed.epoch != epoch or closed.digest == digest:
                 return False
             ours = 1 + len(self._neighbours.claims().get((epoch, closed.digest), ()))
-            return peers > max(self._colluders, ours)
+            return peers >= self._enough and peers > ours
         if self.current is not None or not gathering <= epoch <= gathering + MAX_LEAP:
             return False
-        if peers > self._colluders:
+        near = epoch <= gathering + 1 or self._newcomer
+        if peers >= (self._enough if near else enough(self._colluders, len(self._neighbours.reports))):
             return True
         # A single neighbour may be right, too: about what we held complete a moment ago, or if there is
         # nobody else.
@@ -378,13 +400,16 @@ class EpochMachine:
 
     def _later_epoch(self, now: float) -> int | None:
         """An epoch after the one we gather for in which we should be; then we close no roster of this one."""
-        later = sorted(self._exchange.later(), reverse=True)
-        if len(later) > self._colluders:
-            return later[self._colluders]
-        gathering = self._exchange.gathering
-        alone = len(gathering.roster) < self._minimum
-        if later and alone and now >= self._opened + self._timing.gather_seconds:
-            return gathering.epoch + 1
+        exchange, later = self._exchange, self._exchange.later()
+        found = here = exchange.gathering.epoch
+        alone = len(exchange.gathering.roster) < self._minimum
+        stranded = alone and now >= self._opened + self._timing.gather_seconds
+        if not (stranded or self._newcomer):
+            found = _reached(later, enough(self._colluders, len(self._neighbours.reports)), here)
+        elif now >= self._started + self._timing.gather_seconds:
+            found = _reached(later, self._minimum, here + 1 if later and stranded else here)
+        if found > here:
+            return found
         self._behind_since = None
         return None
 
@@ -398,6 +423,16 @@ class EpochMachine:
         return True
 
     # Small things.
+
+    @property
+    def _newcomer(self) -> bool:
+        """Whether we have never been in an epoch, and so have none to be dragged away from."""
+        return self._remembers_nothing and self._exchange.closed is None
+
+    @property
+    def _enough(self) -> int:
+        """How many neighbours in an epoch must say the same of it to move us."""
+        return enough(self._colluders, self._neighbours.members)
 
     def _beat(self, now: float) -> None:
         self._beat_at = now + (BEAT_SECONDS if self.current is None else HEARTBEAT_SECONDS)
@@ -418,3 +453,9 @@ class EpochMachine:
     def _drain(self) -> list[Effect]:
         drained, self._out[:] = self._out[:], []
         return drained
+
+
+def _reached(numbers: Iterable[int], needed: int, otherwise: int) -> int:
+    """The number that ``needed`` of them are at or past."""
+    ordered = sorted(numbers, reverse=True)
+    return ordered[needed - 1] if len(ordered) >= needed else otherwise

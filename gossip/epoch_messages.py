@@ -18,12 +18,14 @@ from typing import ClassVar, Final, Self, cast
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.canonical import pack
+from p2pfl.gossip.tickets import MAX_TEXT
 from p2pfl.gossip.wire import DIGEST_BYTES, Limits, Message, Reader, decode_relayed, digest, encode
 
 MAX_ROSTER: Final = 256
 """Most members of an epoch: as many as a manifest can list."""
 MAX_ADDRESSES: Final = 8
 MAX_ADDRESS_BYTES: Final = 256
+MAX_TICKET_BYTES: Final = MAX_TEXT
 MAX_EPOCH: Final = 1 << 40
 """Far beyond use, and rounds (an epoch has at most 100 000) still fit 63 bits."""
 NOTHING: Final = bytes(DIGEST_BYTES)
@@ -37,11 +39,13 @@ _MAX_PRESENCES_BYTES: Final = 2 * MAX_ROSTER * (_LENGTH_BYTES + _MAX_PRESENCE_BY
 
 @dataclass(frozen=True, slots=True)
 class Presence(Message):
-    """I am there for this epoch, and these are my multiaddresses.
+    """I am there for this epoch, this ticket admits me, and these are my multiaddresses.
 
     ``nonce`` is what I committed to in the epoch before, ``commitment`` (see :func:`commitment_to`) binds me
     to my nonce of the next one. ``previous`` is the digest of the previous epoch's roster as I know it, or
-    :data:`NOTHING`. An author signs one presence per epoch; only the addresses may differ between two.
+    :data:`NOTHING`. ``ticket`` is a ticket's text, empty for an author whom the manifest lists: so whoever
+    has the manifest can tell a member from a stranger without ever having met it. An author signs one
+    presence per epoch; only the addresses may differ between two.
     """
 
     TAG: ClassVar[str] = "presence"
@@ -53,22 +57,28 @@ class Presence(Message):
     previous: bytes
     nonce: bytes
     commitment: bytes
+    ticket: str
     addresses: tuple[str, ...]
 
     def body(self) -> tuple[object, ...]:
-        return (self.federation, self.epoch, self.previous, self.nonce, self.commitment, self.addresses)
+        return (*self._bound, self.addresses)
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
         context = (fields.digest(), fields.number(MAX_EPOCH), fields.digest())
         secrets = (fields.digest(), fields.digest())
-        return cls(author, *context, *secrets, fields.items(MAX_ADDRESSES, _address))
+        ticket = fields.blob(MAX_TICKET_BYTES).decode("ascii")
+        return cls(author, *context, *secrets, ticket, fields.items(MAX_ADDRESSES, _address))
+
+    @property
+    def _bound(self) -> tuple[object, ...]:
+        secrets = (self.nonce, self.commitment)
+        return (self.federation, self.epoch, self.previous, *secrets, self.ticket.encode("ascii"))
 
     @property
     def substance(self) -> bytes:
         """What its author is bound to, as 32 bytes: everything but the addresses."""
-        bound = (self.author, self.federation, self.epoch, self.previous, self.nonce, self.commitment)
-        return digest(labels.PRESENCE, pack(bound))
+        return digest(labels.PRESENCE, pack((self.author, *self._bound)))
 
     def contradicts(self, other: "Presence") -> bool:
         """Whether no honest author signs both: nonce and commitment of an epoch follow from the identity
@@ -94,8 +104,8 @@ class Sync(Message):
     """Where I am: gathering presences for ``epoch``, those so far having this ``digest``.
 
     ``present``: my own is among them; else I am still in the epoch before (or starting up). ``closed``: the
-    digest of the roster of the epoch before, :data:`NOTHING` if I know none. ``round``: the one I am in, or
-    would be in next.
+    digest of the roster of the epoch before, :data:`NOTHING` if I know none or am not on it. ``round``: the
+    one I am in, or would be in next.
     """
 
     TAG: ClassVar[str] = "sync"

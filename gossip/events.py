@@ -92,7 +92,9 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """A connection to ``peer`` is wanted; these are its multiaddresses."""
+    """A connection to ``peer`` is wanted whenever there is none; these are its multiaddresses, which are
+    news.
+    """
 
     peer: PeerId
     addresses: tuple[str, ...]

@@ -5,9 +5,16 @@ neighbours whose digest differs are asked for all they have (anti-entropy, sure:
 message, and partitions). What a neighbour hands on is signed by its authors, so nobody can alter it, only
 withhold it.
 
+A presence shows by itself that its author is a member (:class:`~p2pfl.gossip.tickets.Standing`), so it counts
+with everybody, whoever has a connection to the author. What every node refuses no honest one passes on: a
+presence that nothing admits costs its bringer the connection, and reaches nobody else through us. A ticket
+that has expired by our clock may be good by our neighbour's; such a presence is ignored, and nobody is to
+blame. Nor is it held against a roster that others have closed: they took it in when it was good.
+
 This holds the sets; when they are opened and closed is for :mod:`p2pfl.gossip.epoch` to say.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
@@ -25,6 +32,7 @@ from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
 from p2pfl.gossip.events import Connect, Effect, Evidence, Send, SetTimer
 from p2pfl.gossip.neighbours import Neighbours
 from p2pfl.gossip.presences import Added, PresenceSet
+from p2pfl.gossip.tickets import Standing
 
 TIMER_PREFIX: Final = "epoch/"
 TELL_SECONDS: Final = 0.05
@@ -45,8 +53,9 @@ _T = TypeVar("_T")
 class Exchange:
     """The presences that one node holds, and its talk about them.
 
-    Effects go to ``emit``. ``present`` and ``round`` are told to the neighbours; ``lacking`` is the digest of
-    an earlier roster that is to be fetched.
+    ``is_member`` says whether a connected peer is admitted, now; ``standing`` what the author of a presence
+    with this ticket is. Effects go to ``emit``. ``present`` and ``round`` are told to the neighbours;
+    ``lacking`` is the digest of an earlier roster that is to be fetched.
     """
 
     def __init__(
@@ -54,6 +63,7 @@ class Exchange:
         federation: bytes,
         me: PeerId,
         is_member: Callable[[PeerId], bool],
+        standing: Callable[[PeerId, str], Standing],
         epoch: int,
         emit: Callable[[Effect], None],
     ) -> None:
@@ -63,11 +73,12 @@ class Exchange:
         self.present = False
         self.round = 0
         self.lacking: bytes | None = None
-        self._federation, self._me, self._is_member, self._emit = federation, me, is_member, emit
+        self._federation, self._me, self._emit = federation, me, emit
+        self._is_member, self._standing = is_member, standing
         self._archive: dict[bytes, PresenceSet] = {}
         self._offers: dict[bytes, PresenceSet] = {}
         self._ahead: dict[PeerId, Presence] = {}
-        self._dialled: dict[PeerId, tuple[str, ...]] = {}
+        self._located: dict[PeerId, tuple[tuple[str, ...], float]] = {}
         self._answered: dict[PeerId, tuple[bytes, float]] = {}
         self._told_at = 0.0
         self._tell_due = False
@@ -107,10 +118,6 @@ class Exchange:
         """Epochs after the one gathered for, one for each member whose presence says that it is there."""
         return [presence.epoch for presence in self._ahead.values()]
 
-    def is_admissible(self, roster: PresenceSet) -> bool:
-        """Whether it holds nobody who is not a member, as far as we know."""
-        return all(author == self._me or self._is_member(author) for author in roster.authors)
-
     # Messages.
 
     def greet(self, peer: PeerId) -> None:
@@ -124,9 +131,6 @@ class Exchange:
     def lost(self, peer: PeerId) -> None:
         """The connection to ``peer`` ended."""
         self.neighbours.lost(peer)
-        known = self.gathering.held(peer) or (() if self.closed is None else self.closed.held(peer))
-        for presence in known[:1]:
-            self._dial(presence)
 
     def receive(self, peer: PeerId, message: object, now: float) -> None:
         """Take a message of these; raises RemoteProtocolError for what no honest member would send."""
@@ -138,7 +142,7 @@ class Exchange:
             return  # the connection has ended since
         match message:
             case Presence():
-                self._take(peer, message, now)
+                self._take(peer, message, self._judged(peer, message), now)
             case Sync():
                 self._hear(message, now)
             case Wanted():
@@ -146,13 +150,22 @@ class Exchange:
             case Presences():
                 self._collect(peer, message, now)
 
-    def _take(self, peer: PeerId, presence: Presence, now: float) -> None:
+    def _judged(self, peer: PeerId, presence: Presence) -> Standing:
+        """What the author of a presence that ``peer`` brought is; raises unless it is or was a member."""
+        if presence in self.gathering.held(presence.author):
+            return Standing.MEMBER
         if presence.federation != self._federation:
             raise RemoteProtocolError(peer, "a presence in another federation")
-        self._dial(presence)
+        standing = self._standing(presence.author, presence.ticket)
+        if standing is Standing.STRANGER:
+            raise RemoteProtocolError(peer, f"a presence of {presence.author}, whom nothing admits")
+        return standing
+
+    def _take(self, peer: PeerId, presence: Presence, standing: Standing, now: float) -> None:
         author, leap = presence.author, presence.epoch - self.gathering.epoch
-        if author != self._me and not self._is_member(author):
+        if standing is not Standing.MEMBER:
             return
+        self._locate(presence, now)
         if leap == 0:
             self._add(peer, presence, now)
         elif 0 < leap <= MAX_LEAP:
@@ -174,15 +187,19 @@ class Exchange:
         if added is Added.SECOND and presence.author != self._me and both[0].contradicts(both[1]):
             self._emit(Evidence(presence.author, "two presences for one epoch", both))
 
-    def _dial(self, presence: Presence) -> None:
-        """Ask for a connection to an author we have none to, once for every set of addresses."""
+    def _locate(self, presence: Presence, now: float) -> None:
+        """Let the driver know where the author is if that is news; at most once a while for each author, and
+        of so many authors.
+        """
         author, addresses = presence.author, presence.addresses
-        if author == self._me or author in self.neighbours or not addresses:
+        known, since = self._located.get(author, ((), -math.inf))
+        if author == self._me or addresses in (known, ()) or now < since + HEARTBEAT_SECONDS:
             return
-        room = author in self._dialled or len(self._dialled) < 2 * MAX_ROSTER
-        if room and self._dialled.get(author) != addresses:
-            self._dialled[author] = addresses
-            self._emit(Connect(author, addresses))
+        self._located.pop(author, None)
+        while len(self._located) >= MAX_ROSTER:
+            del self._located[next(iter(self._located))]
+        self._located[author] = addresses, now
+        self._emit(Connect(author, addresses))
 
     def _hear(self, report: Sync, now: float) -> None:
         self.neighbours.heard(report, now)
@@ -202,8 +219,9 @@ class Exchange:
 
     def _collect(self, peer: PeerId, answer: Presences, now: float) -> None:
         epochs = {presence.epoch for presence in answer.presences}
-        if len(epochs) > 1 or any(p.federation != self._federation for p in answer.presences):
+        if len(epochs) > 1:
             raise RemoteProtocolError(peer, "presences that do not belong together")
+        standings = [self._judged(peer, presence) for presence in answer.presences]
         claims = self.neighbours.claims()
         for epoch in epochs:
             offer = PresenceSet(self._federation, epoch, answer.presences)
@@ -213,8 +231,8 @@ class Exchange:
                 for digest, held in offers.items()
                 if digest == self.lacking or (held.epoch, digest) in claims
             }
-        for presence in answer.presences:
-            self._take(peer, presence, now)
+        for presence, standing in zip(answer.presences, standings, strict=True):
+            self._take(peer, presence, standing, now)
 
     # Telling and asking.
 
@@ -257,8 +275,9 @@ class Exchange:
         return [*items[start:], *items[:start]][:FANOUT]
 
     def _sync(self) -> Sync:
-        gathering, closed = self.gathering, self.closed
-        before = closed.digest if closed is not None and closed.epoch + 1 == gathering.epoch else NOTHING
+        gathering, closed, before = self.gathering, self.closed, NOTHING
+        if closed is not None and closed.epoch + 1 == gathering.epoch and self._me in closed.roster:
+            before = closed.digest
         return Sync(self._me, gathering.epoch, gathering.digest, self.present, before, self.round)
 
     def _send(self, peer: PeerId, message: EpochMessage) -> None:

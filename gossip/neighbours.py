@@ -1,16 +1,38 @@
 """What one node knows of the peers that it is connected to: who they are, and what each last said of itself.
 
-A claim is believed of the peer that makes it and of nobody else. Where it would move us, what counts is what
-more than ``colluders`` peers claim, since then one of them is honest.
+A claim is believed of the peer that makes it and of nobody else. ``colluders`` is what a *group* withstands;
+a federation has many groups, and may have as many times more members that lie together. So where claims would
+move us, what counts is what :func:`enough` of those say who have something to say: a majority.
+
+Who does have something to say about epochs? Those on the roster of one (:attr:`Neighbours.members`). Others
+are waiting to get in, just as we may be, and their waiting is no reason for us to wait.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.epoch_messages import NOTHING, Sync
 
 Claim = tuple[int, bytes]
 """An epoch and the digest of its closed roster."""
+
+
+def enough(colluders: int, voters: int) -> int:
+    """How many of ``voters`` must say the same to be believed: a strict majority, and more than
+    ``colluders``.
+    """
+    return max(colluders + 1, voters // 2 + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Neighbours who may still join an epoch."""
+
+    busy: int
+    """Have said of late that they are in an epoch before it."""
+    silent: int
+    """All others."""
 
 
 class Neighbours:
@@ -31,6 +53,11 @@ class Neighbours:
     def reports(self) -> tuple[Sync, ...]:
         """The last word of everybody who said something."""
         return tuple(report for report in self._reports.values() if report is not None)
+
+    @property
+    def members(self) -> int:
+        """How many say that they are on the roster of an epoch."""
+        return sum(report.closed != NOTHING for report in self.reports)
 
     def __contains__(self, peer: PeerId) -> bool:
         return peer in self._reports
@@ -82,23 +109,26 @@ class Neighbours:
             return end
         return min(report.round, end) if report.closed == closed else -1
 
-    def waited_for(self, epoch: int, here: frozenset[PeerId], since: float) -> tuple[int, int]:
-        """How many neighbours may still join ``here``, the authors present in ``epoch``: busy, and silent
-        ones.
+    def elsewhere(self, peer: PeerId, epoch: int, closed: bytes) -> bool:
+        """Whether ``peer`` says that it is past the start of ``epoch``, but not on the roster ``closed``."""
+        report = self._reports.get(peer)
+        return report is not None and report.epoch == epoch + 1 and report.closed != closed
 
-        Busy: has said ``since`` then that it is in the epoch before. Silent: anything else, but for those who
-        are ahead of ``epoch`` and will not come back.
+    def waited_for(self, epoch: int, here: frozenset[PeerId], since: float) -> Absent:
+        """Who may still join ``here``, the authors present in ``epoch``; what was said before ``since`` does
+        not count.
+
+        Those who are ahead of ``epoch`` will not come back and are not waited for.
         """
         busy = silent = 0
         for peer, report in self._reports.items():
             if peer in here or (report is not None and report.epoch > epoch):
                 continue
-            at_work = report is not None and report.epoch == epoch and not report.present
-            if at_work and self._heard_at[peer] >= since:
+            if report is not None and self._heard_at[peer] >= since and _at_work(report, epoch):
                 busy += 1
             else:
                 silent += 1
-        return busy, silent
+        return Absent(busy, silent)
 
     def agree(self, epoch: int, digest: bytes, since: float) -> bool:
         """Whether nobody who gathers for ``epoch`` has said ``since`` then that its presences have another
@@ -109,3 +139,8 @@ class Neighbours:
             for report in self.reports
             if report.epoch == epoch
         )
+
+
+def _at_work(report: Sync, epoch: int) -> bool:
+    """Whether it speaks of rounds before those of ``epoch``."""
+    return not report.present if report.epoch == epoch else report.epoch < epoch and report.closed != NOTHING

@@ -16,8 +16,8 @@ manifest asks for a grid that a roster does not fill, the groups of that epoch a
 group have left it, and more than ``colluders``, that those who remain are fewer than the minimum. Before we
 are asked for a contribution that ends it for us at once (Skipped); after that only when they are two rounds
 on, since one round back everybody still answers. A node without a group in a round, or with too few of it
-connected, follows what more than ``colluders`` neighbours say. If the group stays away while a newcomer waits
-for the next epoch, the epoch ends early.
+connected, follows :func:`enough <p2pfl.gossip.neighbours.enough>` of the neighbours in the epoch. If the
+group stays away, or has another roster, while a newcomer waits for the next epoch, the epoch ends early.
 
 **Who learns what** is said in :mod:`p2pfl.gossip.epoch` and :mod:`p2pfl.gossip.round`; nothing is added here.
 Nobody outside our group reaches a round machine, and neither do messages of rounds long gone or far ahead.
@@ -56,6 +56,7 @@ from p2pfl.gossip.manifest import Manifest
 from p2pfl.gossip.messages import ROUND_MESSAGES, Message, Proposal, Ready, RoundMessage
 from p2pfl.gossip.presences import Author
 from p2pfl.gossip.round import RoundMachine
+from p2pfl.gossip.tickets import Standing
 from p2pfl.topologies.graphs import FAMILIES
 from p2pfl.topologies.schedule import Groups, ScheduleError, groups
 
@@ -95,7 +96,10 @@ class Participant:
 
     Args:
         addresses: our multiaddresses, shown to the members.
-        is_member: whether a peer is admitted, now.
+        ticket: the text of ours, shown to the members; empty if the manifest lists us.
+        is_member: whether a connected peer is admitted, now.
+        standing: what a peer that shows the text of this ticket is, as by
+            :func:`p2pfl.gossip.tickets.standing`.
         next_round: the first round that we may take part in. It must come after every round for which a
             contribution was ever handed out, before a restart too: one masked vector per member and round.
 
@@ -111,17 +115,20 @@ class Participant:
         addresses: tuple[str, ...],
         random: RandomBytes,
         is_member: Callable[[PeerId], bool],
+        standing: Callable[[PeerId, str], Standing],
+        ticket: str = "",
         next_round: int = 0,
     ) -> None:
         self._identity, self._me, self._random = identity, identity.peer_id, random
         self._spec, self._timing, self._federation = manifest.groups, manifest.timing, manifest.digest
         self._epochs = EpochMachine(
-            author=Author(identity, self._federation, addresses),
+            author=Author(identity, self._federation, addresses, ticket),
             expected=len(manifest.members),
             minimum=manifest.groups.minimum,
             colluders=manifest.groups.colluders,
             timing=manifest.timing,
             is_member=is_member,
+            standing=standing,
             epoch=next_round // manifest.timing.epoch_rounds,
         )
         self._noiseless = manifest.privacy.mode == "none"
@@ -303,8 +310,9 @@ class Participant:
             self._go_to(self._next + 1)
             return True
         here = {peer for peer in group if peer == self._me or peer in self._epochs.connected}
-        if len(here) < self._spec.minimum:
-            return self._wait(len(here), now)
+        astray = sum(self._epochs.elsewhere(peer) for peer in here)
+        if len(here) - astray < self._spec.minimum:
+            return self._wait(len(here) - astray, now)
         self._said = ""
         machine = self._machine(self._epoch, group, lost=set(group) - here)
         self._current = _Round(machine, group, self._epoch)

@@ -8,12 +8,13 @@ both, so the others come to the same verdict. (Formally, a join-semilattice: per
 **Beacon.** It decides who meets whom, so nobody may choose it. In epoch e − 1 every member commits to its
 nonce of epoch e, and the roster of e − 1 closes before anybody reveals. The beacon of e hashes the
 federation, e and the nonces of those members of e whose commitment stands in the *previous roster*: the one
-that most presences of e name, if more than ``colluders`` do. All of this follows from the roster of e alone,
-so newcomers, and nodes that had closed another roster, arrive at the same beacon once they hold the presences
-with that digest. What is left to a member is to stay away: one bit per colluder and epoch. Addresses,
-commitments and whatever else a member may still choose after it has seen the others' nonces do not enter.
-Without reveals (the first epoch, or a federation that lost its memory) the beacon is a constant of federation
-and epoch: known in advance, but not chosen either.
+that more than half of the roster of e name, and more than ``colluders``. All of this follows from the roster
+of e alone, so newcomers, and nodes that had closed another roster, arrive at the same beacon once they hold
+the presences with that digest. What is left to a member is to stay away: one bit per colluder and epoch.
+Addresses, commitments and whatever else a member may still choose after it has seen the others' nonces do not
+enter. Without reveals (the first epoch, or one before which most nodes lost their memory or were apart) the
+beacon is a constant of federation and epoch: known in advance, and chosen by nobody. Whoever can be there
+under many names of its own making chooses among those, then.
 """
 
 from collections import Counter
@@ -27,6 +28,7 @@ from p2pfl.crypto.agreement import derive
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.epoch_messages import MAX_ROSTER, NOTHING, Presence, commitment_to
+from p2pfl.gossip.neighbours import enough
 from p2pfl.gossip.wire import digest, signed
 
 _EPOCH_BYTES: Final = 8
@@ -95,12 +97,10 @@ class PresenceSet:
 
     def previous_roster(self, colluders: int) -> bytes | None:
         """Digest of the roster whose commitments count here, None if none does."""
-        named = Counter(self._presences[author][0].previous for author in self.roster)
-        del named[NOTHING]
-        if not named:
-            return None
-        found = min(named, key=lambda name: (-named[name], name))
-        return found if named[found] > colluders else None
+        roster = self.roster
+        named = Counter(self._presences[author][0].previous for author in roster)
+        needed = enough(colluders, len(roster))
+        return next((name for name, times in named.items() if name != NOTHING and times >= needed), None)
 
     def beacon(self, previous: "PresenceSet | None") -> bytes:
         """32 bytes that nobody chose; ``previous`` is the set that :meth:`previous_roster` names."""
@@ -121,7 +121,7 @@ def _kept(presence: Presence, previous: PresenceSet) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """One node as author of its presences.
+    """One node as author of its presences; ``ticket`` is the text of its own, empty if the manifest lists it.
 
     Nonces are derived from the identity's seed, so a node that lost its memory still reveals what it had
     committed to; to anybody without the seed they are random.
@@ -130,12 +130,14 @@ class Author:
     identity: Identity
     federation: bytes
     addresses: tuple[str, ...]
+    ticket: str = ""
 
     def presence(self, epoch: int, previous: bytes) -> Presence:
         """Our signed presence for ``epoch``."""
         peer, following = self.identity.peer_id, self._nonce(epoch + 1)
         commitment = commitment_to(self.federation, epoch + 1, peer, following)
-        fields = (self.federation, epoch, previous, self._nonce(epoch), commitment, self.addresses)
+        secrets = (self._nonce(epoch), commitment)
+        fields = (self.federation, epoch, previous, *secrets, self.ticket, self.addresses)
         return signed(self.identity, Presence(peer, *fields))
 
     def _nonce(self, epoch: int) -> bytes:

@@ -19,9 +19,9 @@ everything from *share* on is :mod:`p2pfl.gossip.secure_sum`::
              needs to be believed, and conveners with the same readies propose the same roster.
              Ends: with a roster, or with a refusal, which raises the attempt.
 
-**What is summed together.** Readies of one stage and dim; with ``same_state`` of one state digest too. Without
-noise a sum hides a single update only while all start from the same model: who is handed a model on which only
-its own gradient is not zero contributes alone (Pasquini, Francati, Ateniese, CCS 2022).
+**What is summed together.** Readies of one stage and dim; with ``same_state`` of one state digest too.
+Without noise a sum hides a single update only while all start from the same model: who is handed a model on
+which only its own gradient is not zero contributes alone (Pasquini, Francati, Ateniese, CCS 2022).
 
 **Attempts.** Until a member has asked its driver for the contribution nothing secret has left it, so
 whatever goes wrong (a refused proposal, a lost member, a bundle that does not open, a deadline) makes it

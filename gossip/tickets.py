@@ -3,11 +3,20 @@
 A ticket is not a secret: it names the one peer id that it admits, and only that peer's key can use it. Its
 text form carries a prefix, so that a ticket in a key's place, or a key in a ticket's, is recognised and
 refused instead of used or published.
+
+**Expiry** is judged by each node's own clock, and clocks differ. Where only the two ends of a connection are
+concerned that is harmless, and :func:`check` is strict. A roster, though, must be the same everywhere. So a
+presence is judged by :func:`standing` in two parts. Whether an issuer signed is the same for everybody.
+Whether the ticket is still good is not, so there is a grace: as much as clocks may differ, and as long as
+presences are gathered. Whoever's ticket ran out loses its connections first, one after the other within that
+difference. By the time the first node stops taking its presences, there is nobody left through whom it could
+bring new ones.
 """
 
 import base64
 import binascii
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import NoReturn
 
 from p2pfl.crypto import labels
@@ -18,6 +27,8 @@ from p2pfl.gossip.records import shown
 
 PREFIX = "p2pfl-ticket-v1:"
 MAX_TEXT = 1024  # a ticket has about 370 characters
+MAX_SKEW_SECONDS = 300.0
+"""How far the clocks of two nodes may differ without harm."""
 _LATEST = 1 << 40  # seconds since 1970; some 35 000 years from now, and well inside every integer type
 _DAY = 86_400
 
@@ -28,6 +39,16 @@ class TicketError(ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Standing(Enum):
+    """What the author of a presence is to its federation."""
+
+    MEMBER = auto()
+    EXPIRED = auto()
+    """Its ticket was good once, and is not by this node's clock."""
+    STRANGER = auto()
+    """Nothing admits it; every node that has the manifest comes to the same verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +107,25 @@ def check_holder(ticket: Ticket, federation: bytes, now: float, *, peer: PeerId)
         raise TicketError("it was altered: the issuer's signature does not match")
     if now >= ticket.expires:
         raise TicketError(f"it expired {_duration(now - ticket.expires)} ago")
+
+
+def standing(manifest: Manifest, federation: bytes, peer: PeerId, ticket: str, now: float) -> Standing:
+    """What ``peer``, who shows a ticket's text or nothing, is to the federation of ``manifest`` at ``now``
+    (seconds since 1970).
+
+    ``federation`` is the digest of ``manifest``, at hand because it takes long to compute.
+    """
+    if peer in manifest.members:
+        return Standing.MEMBER
+    try:
+        found = parse_ticket_untrusted(ticket)
+        check_holder(found, federation, 0, peer=peer)  # 1970, when no ticket had expired
+    except TicketError:
+        return Standing.STRANGER
+    if found.issuer not in manifest.issuers:
+        return Standing.STRANGER
+    grace = MAX_SKEW_SECONDS + manifest.timing.gather_seconds + manifest.timing.round_seconds
+    return Standing.MEMBER if now < found.expires + grace else Standing.EXPIRED
 
 
 def _duration(seconds: float) -> str:

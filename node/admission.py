@@ -20,15 +20,23 @@ from pathlib import Path
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.manifest import MAX_MEMBERS, Manifest
-from p2pfl.gossip.tickets import MAX_TEXT, Ticket, TicketError, check, check_holder, parse_ticket_untrusted
-from p2pfl.node.errors import ClockError, TicketProblem
+from p2pfl.gossip.tickets import (
+    MAX_SKEW_SECONDS,
+    MAX_TEXT,
+    Standing,
+    Ticket,
+    TicketError,
+    check,
+    check_holder,
+    parse_ticket_untrusted,
+    standing,
+)
+from p2pfl.node.errors import ClockError, TicketProblem, reason_of
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 MAX_GREETING_BYTES = MAX_TEXT + 256
-MAX_SKEW_SECONDS = 300.0
-_ENOUGH_CLOCKS = 2
 _MOST_VERSIONS = 16
 
 
@@ -218,11 +226,22 @@ class FederationAdmission:
             raise TicketProblem(what, self._remedy()) from None
 
     def is_member(self, peer: PeerId) -> bool:
-        """Whether ``peer`` is listed, or was let in and its ticket is still good."""
+        """Whether ``peer``, which is connected, is listed, or was let in and its ticket is still good."""
         if self._manifest is not None and peer in self._manifest.members:
             return True
         ticket = self._tickets.get(peer)
         return peer in self._tickets and (ticket is None or self._clock() < ticket.expires)
+
+    def standing(self, peer: PeerId, ticket: str) -> Standing:
+        """What ``peer`` is, connected or not, that shows the text of this ticket. Needs a manifest."""
+        assert self._manifest is not None
+        return standing(self._manifest, self._federation, peer, ticket, self._clock())
+
+    @property
+    def shown_ticket(self) -> str:
+        """What this node shows others who never met it: the text of its ticket, nothing if it is listed."""
+        listed = self._manifest is not None and self._own in self._manifest.members
+        return "" if listed or self._ticket is None else str(self._ticket)
 
     @property
     def admitted(self) -> frozenset[PeerId]:
@@ -230,8 +249,11 @@ class FederationAdmission:
         return frozenset(self._tickets)
 
     def check_clock(self) -> None:
-        """Raises ClockError if most of our peers, and at least two, say that it is our clock that is off."""
-        if len(self._skews) < _ENOUGH_CLOCKS:
+        """Raises ClockError if most of our peers, at least two and more than may collude in a group, say that
+        it is our clock that is off.
+        """
+        colluders = 1 if self._manifest is None else self._manifest.groups.colluders
+        if len(self._skews) <= colluders:
             return
         # The median nearer to zero: half of the peers, even all lying alike, cannot stop this node.
         low, high = statistics.median_low(self._skews.values()), statistics.median_high(self._skews.values())
@@ -254,10 +276,14 @@ def read_ticket(path: Path) -> Ticket:
             f"{path}: no such file", "save the ticket that you were sent under this name"
         ) from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise TicketProblem(
-            f"{path}: cannot be read: {reason}", "check the path and its permissions"
+            f"{path}: cannot be read: {reason_of(error)}", "check the path and its permissions"
         ) from None
+    if b"P2PFL-SECRET-KEY-" in data.upper():  # a key file begins with lines of explanation
+        raise TicketProblem(
+            f"{path}: this is a secret key, not a ticket",
+            "keep it to yourself; name the ticket that the issuer sent",
+        )
     try:
         return parse_ticket_untrusted(data.decode("ascii", errors="replace"))
     except TicketError as error:

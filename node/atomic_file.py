@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from p2pfl.node.errors import StorageError
+from p2pfl.node.errors import StorageError, reason_of
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600, *, exclusive: bool = False) -> None:
@@ -65,5 +65,5 @@ def _explain(path: Path, error: OSError) -> StorageError:
         return StorageError(
             f"cannot write {path}: {path.parent} is not a directory", "create the directory first"
         )
-    reason = (error.strerror or str(error)).lower()
+    reason = reason_of(error)
     return StorageError(f"cannot write {path}: {reason}", "check the permissions of the directory")

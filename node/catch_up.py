@@ -3,8 +3,8 @@
 Enough is one more than the colluders that the manifest reckons with, and two at least: fewer could hand out
 any model they like. Should there be more colluders in the whole federation than any one group is laid out
 for, they still cannot outbid a larger number: the newest model is taken of those that more than half as many
-hold as the one that most do. What is fetched was released to every member of a group already, so nobody learns
-anything new from the answer.
+hold as the one that most do. What is fetched was released to every member of a group already, so nobody
+learns anything new from the answer.
 """
 
 import logging
@@ -82,18 +82,21 @@ async def ask_summaries(ask: Ask, peers: Collection[PeerId]) -> dict[PeerId, Sum
 
 
 def newest_agreed(
-    summaries: dict[PeerId, Summary], newer_than: int, agreeing: int
+    summaries: dict[PeerId, Summary], between: tuple[int, int], agreeing: int
 ) -> tuple[bytes, Sequence[PeerId]] | None:
     """A digest and its holders: of the releases that at least ``agreeing`` peers hold, and more than half as
-    many as the one that most hold, the newest; None if there is none.
+    many as the one that most hold, the newest; None if there is none. ``between`` two rounds, both exclusive.
     """
     holders: defaultdict[tuple[int, bytes], list[PeerId]] = defaultdict(list)
     for peer, summary in summaries.items():
         for release in set(summary.releases):
             holders[release].append(peer)
-    newer = {release: peers for release, peers in holders.items() if release[0] > newer_than}
-    most = max(map(len, newer.values()), default=0)
-    agreed = [release for release, peers in newer.items() if len(peers) >= agreeing and 2 * len(peers) > most]
+    after, before = between
+    fitting = {release: peers for release, peers in holders.items() if after < release[0] < before}
+    most = max(map(len, fitting.values()), default=0)
+    agreed = [
+        release for release, peers in fitting.items() if len(peers) >= agreeing and 2 * len(peers) > most
+    ]
     if not agreed:
         return None
     newest = max(agreed)
@@ -104,19 +107,19 @@ async def agreed_state(
     ask: Ask,
     connected: Callable[[], Collection[PeerId]],
     dimensions: tuple[int, int],
-    newer_than: int,
+    between: tuple[int, int],
     agreeing: int,
     plausible: Callable[[Released], bool],
 ) -> Released | None:
-    """Fetch the newest model that two connected peers agree on; None if there is none newer than round
-    ``newer_than``.
+    """Fetch the newest model that connected peers agree on, as :func:`newest_agreed` says; None if there is
+    none.
 
     ``dimensions`` are those of statistics and parameters under our own manifest. While rounds go on, peers
     may be one release apart for a moment, so it asks a few times.
     """
     limit = 8 * sum(dimensions) + 64
     for _ in range(TRIES):
-        found = newest_agreed(await ask_summaries(ask, connected()), newer_than, agreeing)
+        found = newest_agreed(await ask_summaries(ask, connected()), between, agreeing)
         if found is not None:
             digest, holders = found
             for peer in holders:

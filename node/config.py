@@ -15,11 +15,13 @@ from pathlib import Path
 
 from p2pfl.crypto.identity import parse_peer_id
 from p2pfl.gossip.records import shown, suggest
-from p2pfl.node.errors import ConfigError
+from p2pfl.node.errors import ConfigError, reason_of
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/tcp/([0-9]{1,5})(?:/p2p/([^/\s]+))?")
 _FEDERATION_ID = re.compile(r"[0-9a-fA-F]{64}")
+_PART_OF_ID = re.compile(r"[0-9a-fA-F]{8,}(…|\.{3})?")
+_KEY_PREFIX = "P2PFL-SECRET-KEY-"
 _EXAMPLE_PEER = "12D3KooW…"
 
 
@@ -84,15 +86,24 @@ class Setting:
 
 
 def _text(raw: object, name: str) -> str:
-    if not isinstance(raw, str) or not raw or not raw.isprintable():
-        raise ConfigError(
-            name, f"must be text in quotes, not {shown(raw)}", "put the value in quotes, on one line"
-        )
+    if not isinstance(raw, str):
+        raise ConfigError(name, f"must be text in quotes, not {shown(raw)}", "put the value in quotes")
+    if _KEY_PREFIX in raw.upper():
+        hint = "keep it to yourself; `identity` names the file that holds it"
+        raise ConfigError(name, "this is a secret key itself", hint)
+    if not raw.strip():
+        raise ConfigError(name, "is empty", "give it a value, or leave it out altogether to mean the default")
+    if not raw.isprintable():
+        hint = "write it again by hand, on one line"
+        raise ConfigError(name, f"has a character that cannot be printed: {shown(raw)}", hint)
     return raw
 
 
 def _path(raw: object, base: Path, name: str) -> Path:
-    return base / Path(_text(raw, name)).expanduser()
+    text = _text(raw, name)
+    if text.startswith("p2pfl-ticket-"):
+        raise ConfigError(name, "this is a ticket itself", "save it in a file, and name that file here")
+    return base / Path(text).expanduser()
 
 
 def _level(raw: object, _base: Path, name: str) -> str:
@@ -112,7 +123,13 @@ def _flag(raw: object, _base: Path, name: str) -> bool:
 
 def _federation(raw: object, base: Path, name: str) -> str | Path:
     text = _text(raw, name)
-    return text.lower() if _FEDERATION_ID.fullmatch(text) else _path(text, base, name)
+    if _FEDERATION_ID.fullmatch(text):
+        return text.lower()
+    path = _path(text, base, name)
+    if _PART_OF_ID.fullmatch(text) and not path.exists():
+        hint = "give all 64 hexadecimal digits that `p2pfl federation show` prints, or the .manifest file"
+        raise ConfigError(name, f"{shown(text)} is not a whole id, and no file of that name is here", hint)
+    return path
 
 
 def _addresses(raw: object, name: str) -> tuple[str, ...]:
@@ -261,7 +278,7 @@ def _read_file(path: Path) -> dict[str, object]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        if "P2PFL-SECRET-KEY-" in text:
+        if _KEY_PREFIX in text:
             hint = "keep it to yourself; --config takes the node.toml beside it"
             raise ConfigError(str(path), "this is a secret key, not a config", hint)
         table = tomllib.loads(text)
@@ -270,9 +287,8 @@ def _read_file(path: Path) -> dict[str, object]:
             str(path), "no such file", "`p2pfl init DIR` writes a config to start from"
         ) from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise ConfigError(
-            str(path), f"cannot be read: {reason}", "check the path and its permissions"
+            str(path), f"cannot be read: {reason_of(error)}", "check the path and its permissions"
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(
@@ -288,15 +304,26 @@ def _read_file(path: Path) -> dict[str, object]:
     flat = _flatten(table)
     for name in flat:
         if name not in _BY_NAME:
-            raise ConfigError(_printable(name), f"unknown key in {path}", suggest(name, _BY_NAME))
+            raise ConfigError(_printable(name), f"unknown key in {path}", _suggestion(name))
     return flat
+
+
+def _suggestion(name: str) -> str:
+    """What may have been meant by an unknown ``name``: a key in another table, one almost equal, or any."""
+    key = name.rpartition(".")[2]
+    elsewhere = [setting for setting in SETTINGS if setting.key == key]
+    if not elsewhere:
+        return suggest(name, _BY_NAME)
+    meant = elsewhere[0]
+    place = f"under [{meant.table}]" if meant.table else "above all tables"
+    return f"did you mean {meant.name}? it belongs {place}"
 
 
 def _flatten(table: Mapping[str, object]) -> dict[str, object]:
     flat: dict[str, object] = {}
     sections = {setting.table for setting in SETTINGS}
     for name, value in table.items():
-        if isinstance(value, dict) and name in sections:
+        if isinstance(value, dict) and (value or name in sections):
             flat.update({f"{name}.{key}": inner for key, inner in value.items()})
         else:
             flat[name] = value

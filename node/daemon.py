@@ -1,23 +1,22 @@
 """One organisation's daemon: puts transport, machine, learner and store together under one nursery.
 
     transport ──events──▶ shell (owns the participant machine) ──effects──▶ transport
-                              │ jobs, one at a time, on one worker thread
+                              │ jobs, one at a time, on one other thread
                               ▼
                           rounds ──▶ learner (torch, encoding, noise) ──▶ store (ledger, rounds, model)
 
-What ends it: SIGTERM or SIGINT; with ``until_done`` also the end of the federation's programme. Each concern
-is one task with one owner; a task that fails ends the node, with a sentence for the operator.
+What ends it: SIGTERM, SIGINT or SIGHUP; with ``until_done`` also the end of the federation's programme. Each
+concern is one task with one owner; a task that fails ends the node, with a sentence for the operator.
 """
 
 import logging
 import os
 import signal
 import threading
-from contextlib import ExitStack
 
 import trio
 
-from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import system_random
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import PeerFound, PeerLost, Received
@@ -26,21 +25,16 @@ from p2pfl.gossip.messages import Limits as MessageLimits
 from p2pfl.gossip.messages import decode_untrusted
 from p2pfl.gossip.participant import MESSAGES, Participant
 from p2pfl.gossip.wire import longest
-from p2pfl.node.admission import FederationAdmission
 from p2pfl.node.catch_up import ANSWER_SECONDS, ask_summaries
-from p2pfl.node.config import NodeConfig
 from p2pfl.node.discovery import Dialler, peer_of
 from p2pfl.node.errors import UserError
-from p2pfl.node.identity_file import load_identity
-from p2pfl.node.joining import known_federation, obtain_manifest
+from p2pfl.node.joining import obtain_manifest
 from p2pfl.node.learner import Learner
-from p2pfl.node.lock import locked
 from p2pfl.node.privacy import Budget
-from p2pfl.node.rounds import Rounds, WorkerThread
+from p2pfl.node.rounds import OneThread, Rounds, recall, status_at_start
 from p2pfl.node.shell import Shell
-from p2pfl.node.status import Status
-from p2pfl.node.store import Store
-from p2pfl.node.training.table import load_table
+from p2pfl.node.start import Prepared, load_records
+from p2pfl.node.stop_signals import WORDS, stop_signals
 from p2pfl.node.training.trainer import Trainer
 from p2pfl.node.transport import (
     GuestRefused,
@@ -63,22 +57,15 @@ LINGER_POLL_SECONDS = 0.2
 SLOWEST_BYTES_PER_SECOND = 1 << 20
 END_POLL_SECONDS = 2.0
 EXPIRY_SECONDS = 60.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def run_node(config: NodeConfig, *, until_done: bool) -> int:
-    """Run the daemon that ``config`` describes; return the exit status. Raises UserError with what the
-    operator can do.
-    """
-    with ExitStack() as stack:
-        identity = load_identity(config.identity)
-        stack.enter_context(locked(config.state))
-        store = stack.enter_context(Store.open(config.state, identity))
-        node = Node(config, identity, store, until_done=until_done)
-        try:
-            trio.run(node.run)
-        except* UserError as errors:
-            raise _first(errors) from None
+def run_node(prepared: Prepared, *, until_done: bool) -> int:
+    """Run the daemon; return the exit status. Raises UserError with what the operator can do."""
+    node = Node(prepared, until_done=until_done)
+    try:
+        trio.run(node.run)
+    except* UserError as errors:
+        raise _first(errors) from None
     return 0
 
 
@@ -103,18 +90,19 @@ def _end_soon() -> None:
 class Node:
     """The running daemon. Everything that lives as long as the process and no longer."""
 
-    def __init__(self, config: NodeConfig, identity: Identity, store: Store, *, until_done: bool) -> None:
-        self._config = config
-        self._identity = identity
-        self._store = store
+    def __init__(self, prepared: Prepared, *, until_done: bool) -> None:
+        self._prepared = prepared
+        self._config = config = prepared.config
+        self._identity = identity = prepared.identity
+        self._store = prepared.store
         self._until_done = until_done
-        self._thread = WorkerThread()
-        self._federation = known_federation(config, store)
-        self._status = Status(peer=identity.peer_id, federation=self._federation.hex())
+        self._thread = OneThread()
+        self._federation = prepared.federation
+        self._status = status_at_start(identity.peer_id, self._federation, self._store)
         self._manifest: Manifest | None = None
         self._rounds: Rounds | None = None
         self._addresses: dict[PeerId, tuple[str, ...]] = {}
-        self._admission = FederationAdmission(self._federation, identity.peer_id, config.ticket)
+        self._admission = prepared.admission
         self._transport = Transport(
             identity,
             config.listen,
@@ -137,7 +125,9 @@ class Node:
             self._dialler.want(self._config.bootstrap)
             for addresses in self._store.peers().values():
                 self._dialler.want(addresses)
-            manifest = await obtain_manifest(self._config, self._store, self._transport, self._federation)
+            manifest = self._prepared.manifest or await obtain_manifest(
+                self._transport, self._federation, self._config.bootstrap
+            )
             await self._take_part(manifest)
             nursery.cancel_scope.cancel()
 
@@ -152,9 +142,9 @@ class Node:
         self._status.write(self._store.directory)
 
     async def _stop_on_signal(self, scope: trio.CancelScope) -> None:
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
+        with trio.open_signal_receiver(*stop_signals()) as signals:
             async for number in signals:
-                log.warning("%s: stopping; what was committed is kept", signal.Signals(number).name)
+                log.warning("%s: %s", signal.Signals(number).name, WORDS)
                 _end_soon()
                 scope.cancel()
 
@@ -166,7 +156,7 @@ class Node:
         self._manifest = manifest
         learner = await self._thread(lambda: self._make_learner(manifest))
         self._transport.limit_messages(longest(learner.message_limits, MESSAGES))
-        self._describe(manifest, learner)
+        await self._describe(manifest)
         rounds = self._rounds = Rounds(
             manifest,
             learner,
@@ -182,10 +172,15 @@ class Node:
             addresses=tuple(self._status.addresses),
             random=system_random,
             is_member=self._admission.is_member,
+            standing=self._admission.standing,
+            ticket=self._admission.shown_ticket,
             next_round=learner.next_round,
         )
         shell = Shell(participant, self._transport.send, self._on_connect, self._on_blame, rounds)
-        self._nursery.start_soon(self._thread, learner.warm_up)
+        if learner.done:
+            shell.finished.set()
+        else:
+            self._nursery.start_soon(self._thread, learner.warm_up)
         self._nursery.start_soon(shell.run)
         self._nursery.start_soon(self._feed, shell, learner.message_limits)
         self._nursery.start_soon(self._drop_expired)
@@ -198,38 +193,27 @@ class Node:
             await trio.sleep_forever()
 
     def _make_learner(self, manifest: Manifest) -> Learner:
-        train = load_table(self._config.data_train, manifest.task)
-        test = None if self._config.data_test is None else load_table(self._config.data_test, manifest.task)
+        records = self._prepared.records or load_records(self._config, manifest.task)
+        train = records.train
         log.info("%d records to learn from, %d left out because a cell is missing", len(train), train.dropped)
         if len(set(train.labels.tolist())) == 1:
             log.warning(
                 "every record has the same label: check task.positive against the column %s",
                 manifest.task.label,
             )
-        trainer = Trainer(manifest, train, test, system_random)
+        trainer = Trainer(manifest, train, records.test, system_random)
         budget = Budget(manifest.privacy, self._store.mechanisms())
         return Learner(manifest, trainer, self._store, budget, system_random)
 
-    def _describe(self, manifest: Manifest, learner: Learner) -> None:
-        """Put into the status what the manifest and the journal say already."""
-        status, privacy = self._status, manifest.privacy
-        outcomes = self._store.rounds()
-        status.rounds_total = manifest.training.rounds
-        status.completed = sum(outcome.completed for outcome in outcomes)
-        status.skipped = len(outcomes) - status.completed
-        status.training_completed = sum(
-            outcome.completed and outcome.stage == "training" for outcome in outcomes
-        )
-        status.privacy_mode = privacy.mode
-        if privacy.mode != "none":
-            status.epsilon_budget, status.delta = privacy.epsilon, privacy.delta
+    async def _describe(self, manifest: Manifest) -> None:
+        await self._thread(lambda: recall(self._status, manifest, self._store))
         log.info(
             "federation %s (%s): %d training rounds, privacy mode %s; this node has completed %d",
             manifest.name,
             manifest.federation_id[:12],
-            status.rounds_total,
-            privacy.mode,
-            status.training_completed,
+            manifest.training.rounds,
+            manifest.privacy.mode,
+            self._status.training_completed,
         )
 
     async def _feed(self, shell: Shell, limits: MessageLimits) -> None:
@@ -261,10 +245,14 @@ class Node:
             self._status.bytes_received = self._transport.traffic().wire_received
 
     def _on_connect(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Call a peer where it says it is. Only one that was met is remembered over a restart."""
+        """Call a peer where it says it is, whenever it is not here. Only one that was met, whoever called
+        whom, is remembered over a restart.
+        """
         own = tuple(address for address in addresses if peer_of(address) == peer)
         self._dialler.try_reaching(own)
         self._addresses[peer] = own
+        if peer in self._transport.connected:
+            self._nursery.start_soon(self._remember, peer)
 
     async def _remember(self, peer: PeerId) -> None:
         addresses = self._addresses.get(peer, ())

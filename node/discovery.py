@@ -109,7 +109,7 @@ class Dialler:
             try:
                 await self._connect(address)
             except UserError as error:
-                log.info("cannot reach %s at %s: %s", peer, address, error)
+                log.info("%s", error)
                 continue
             target.delay, target.failures, target.lasting = FIRST_DELAY, 0, True
             break

@@ -80,7 +80,12 @@ def _require_key(path: Path, data: bytes) -> None:
             f"{path}: a ticket, not an identity",
             "name the identity.key that `p2pfl init` made; the ticket belongs under `ticket`",
         )
-    raise IdentityError(f"{path}: not an identity file", f"name the one that was made here; {_NEW}")
+    raise _damaged(path)
+
+
+def _damaged(path: Path) -> IdentityError:
+    hint = f"name the identity.key that belongs here, or restore it from your copy; {_NEW}"
+    return IdentityError(f"{path}: not an identity, or damaged", hint)
 
 
 def _encode(seed: bytes) -> str:
@@ -93,7 +98,7 @@ def _checksum(seed: bytes) -> bytes:
 
 def _parse(path: Path, data: bytes) -> bytes:
     """The 32 bytes of seed. No message may quote ``data``: whatever is wrong with it, it may be a secret."""
-    damaged = IdentityError(f"{path}: damaged, not an identity", f"restore it from your copy; {_NEW}")
+    damaged = _damaged(path)
     if len(data) > _MAX_BYTES or not data.isascii():
         raise damaged
     lines = [line.strip() for line in data.decode("ascii").splitlines()]

@@ -1,11 +1,12 @@
-"""Which federation this node is in, and how it comes by the manifest: from a file, from its own directory, or
-from a member.
+"""Which federation this node is in, and how it comes by a manifest that only others have.
 
 The federation id is the manifest's digest, so a manifest from anybody is either the right one or refused.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -14,7 +15,9 @@ from p2pfl.node.config import NodeConfig
 from p2pfl.node.errors import ConfigError, NetworkError
 from p2pfl.node.manifest_file import read_manifest
 from p2pfl.node.store import Store
-from p2pfl.node.transport import Transport
+
+if TYPE_CHECKING:  # libp2p takes more than half a second to import, and the operator's mistakes come first
+    from p2pfl.node.transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -46,24 +49,12 @@ def known_federation(config: NodeConfig, store: Store) -> bytes:
     return named
 
 
-async def obtain_manifest(
-    config: NodeConfig, store: Store, transport: Transport, federation: bytes
-) -> Manifest:
-    """The manifest of ``federation``: what is on disk, else what a member sends once it has admitted us.
+async def obtain_manifest(transport: "Transport", federation: bytes, bootstrap: Sequence[str]) -> Manifest:
+    """The manifest of ``federation``, from a member that has admitted us.
 
-    Raises NetworkError if no member could be reached or would let us in within JOIN_SECONDS.
+    Raises NetworkError, naming the ``bootstrap`` addresses, if no member could be reached or would let us in
+    within JOIN_SECONDS.
     """
-    if isinstance(config.federation, Path):
-        return read_manifest(config.federation)
-    stored = store.manifest_bytes()
-    if stored is not None:
-        return decode_manifest_untrusted(stored)
-    if not config.bootstrap:
-        raise ConfigError(
-            "network.bootstrap",
-            "not set, and the manifest is not here yet",
-            "give --bootstrap with the address of any member",
-        )
     with trio.move_on_after(JOIN_SECONDS):
         while True:
             for peer in transport.connected:
@@ -80,6 +71,6 @@ async def obtain_manifest(
             await trio.sleep(0.2)
     raise NetworkError(
         f"no member of federation {federation.hex()[:12]}… let this node in within {JOIN_SECONDS:g} s"
-        f" (tried {', '.join(config.bootstrap)})",
+        f" (tried {', '.join(bootstrap)})",
         "check the address, that the port is open, and that the ticket is for this node and this federation",
     )

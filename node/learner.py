@@ -8,7 +8,7 @@ agree without a word:
     training     the manifest's number of rounds from ``training_start`` on
     evaluation   after the last training round, until one completed (EVALUATION_TRIES rounds at most)
 
-It is synchronous and slow (torch, SQLite): the daemon calls it on one worker thread. Nothing it returns
+It is synchronous and slow (torch, SQLite): the daemon calls it on a thread of its own. Nothing it returns
 leaves the node before :meth:`contribute` has written the ledger.
 """
 
@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.crypto.ring import decode, encode
 from p2pfl.gossip.errors import LocalProtocolError
@@ -27,7 +26,7 @@ from p2pfl.gossip.events import Completed, Prepared, Skipped
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.gossip.messages import Limits
 from p2pfl.gossip.thresholds import Thresholds
-from p2pfl.node.privacy import MAX_RECORDS, PARAMETER_LIMIT, Budget, StagePlan, noise, stage_plan
+from p2pfl.node.privacy import Budget, StagePlan, noise, stage_plan
 from p2pfl.node.released import Released
 from p2pfl.node.store import RoundOutcome, Store
 from p2pfl.node.training.trainer import Evaluation, Trainer
@@ -35,7 +34,6 @@ from p2pfl.node.training.trainer import Evaluation, Trainer
 log = logging.getLogger(__name__)
 
 EVALUATION_TRIES = 3
-_MOST_MIXING = 1000
 _CONSENSUS = 1e-4  # of their size; the ring's grid is hardly finer for sums of record counts
 
 
@@ -63,6 +61,11 @@ def mixing_rounds(population: int, size: int) -> int:
     return math.ceil(math.log(_CONSENSUS**2) / math.log(contraction))
 
 
+def most_mixing_rounds(size: int) -> int:
+    """What :func:`mixing_rounds` is at most, whatever the population: the limit of many nodes."""
+    return math.ceil(math.log(_CONSENSUS**2) / math.log(1 / size))
+
+
 class Learner:
     """One node's learning. Not thread safe: call from one thread at a time."""
 
@@ -79,7 +82,8 @@ class Learner:
         self.population = 1
         self.released = store.released()
         self.recent: tuple[Released, ...] = () if self.released is None else (self.released,)
-        self.federation_evaluation: Evaluation | None = None
+        evaluation = store.evaluation()
+        self.federation_evaluation = None if evaluation is None else Evaluation(*evaluation)
 
     # -- which stage
     @property
@@ -107,6 +111,14 @@ class Learner:
         return "evaluation" if wanted and self._budget.allows(self._plan("evaluation")) else None
 
     @property
+    def done(self) -> bool:
+        """Whether the programme was over for this node before it started: evaluated, or with nothing left to
+        evaluate with.
+        """
+        evaluated = self.federation_evaluation is not None
+        return evaluated or (self.trained and self.stage(self.next_round) is None)
+
+    @property
     def next_round(self) -> int:
         """The first round that this node may contribute to: never one it may have sent masked data in."""
         released = -1 if self.released is None else self.released.round
@@ -128,14 +140,26 @@ class Learner:
         """What a masked vector of this federation may weigh."""
         return Limits(max(map(self._trainer.dimension, ("statistics", "training", "evaluation"))))
 
-    def plausible(self, released: Released) -> bool:
-        """Whether a federation of this manifest can have released this: nobody can make us hold nonsense."""
-        if released.training_start < 1 or released.round < released.training_start - 1 - _MOST_MIXING:
+    def plausible(self, released: Released, before: int | None) -> bool:
+        """Whether a federation of this manifest can have released this: nobody can make us hold nonsense.
+
+        ``before``: the round that we are in, and nobody can have released later ones than the one before it;
+        None if there is none, because the programme is over.
+        """
+        start, size = released.training_start, self._manifest.groups.size
+        last = start + self._manifest.training.rounds - 1
+        if not (1 <= start <= released.round + 1 + most_mixing_rounds(size) and released.round <= last):
             return False
-        if released.round >= released.training_start + self._manifest.training.rounds:
+        if before is not None and released.round >= before:
             return False
-        small = np.abs(released.parameters).max() <= PARAMETER_LIMIT
-        return bool(small and np.abs(released.statistics).max() <= 2 * MAX_RECORDS)
+        return self._decodable("statistics", released.statistics) and self._decodable(
+            "training", released.parameters
+        )
+
+    def _decodable(self, stage: str, values: NDArray[np.float64]) -> bool:
+        """Whether a sum of ``stage`` can be as large, in either direction."""
+        most = math.ldexp(1.0, 31 - self._plan(stage).encoding.fraction_bits)
+        return bool(np.abs(values).max() <= most)
 
     def adopt(self, released: Released) -> None:
         """Take over a model that neighbours agree on, if it is newer than ours."""
@@ -211,8 +235,11 @@ class Learner:
         plan = self._plan(effect.stage)
         total = decode(effect.total, plan.encoding)
         members = len(effect.survivors)
+        sums: tuple[float, float, float] | None = None
         if effect.stage == "evaluation":
-            self.federation_evaluation = Evaluation(*(float(value) for value in total))
+            correct, count, loss = map(float, total)
+            sums = (correct, count, loss)
+            self.federation_evaluation = Evaluation(*sums)
         elif effect.stage == "statistics":
             start = effect.round + 1 + mixing_rounds(self.population, self._manifest.groups.size)
             self._release(Released(effect.round, start, total / members, self._trainer.initial_parameters()))
@@ -223,7 +250,10 @@ class Learner:
         else:
             mean = self._trainer.mean(total, members)
             self._release(replace(self.released, round=effect.round, parameters=mean))
-        self._record(effect.round, effect.stage, effect.members, effect.survivors, "", True)
+        group = (effect.members, effect.survivors)
+        self._record(
+            RoundOutcome(effect.round, effect.stage, *group, "", True, self._saturated, evaluation=sums)
+        )
 
     def _release(self, released: Released) -> None:
         self.released = released
@@ -233,20 +263,11 @@ class Learner:
     def skipped(self, effect: Skipped) -> None:
         """A skipped round leaves the model as it is; what was charged stays charged."""
         self._pending = None
-        self._record(effect.round, effect.stage, (), (), effect.reason, effect.sent_masked)
+        how = (effect.reason, effect.sent_masked, self._saturated)
+        self._record(RoundOutcome(effect.round, effect.stage, (), (), *how))
 
-    def _record(
-        self,
-        round: int,
-        stage: str,
-        members: tuple[PeerId, ...],
-        survivors: tuple[PeerId, ...],
-        reason: str,
-        sent_masked: bool,
-    ) -> None:
-        self._store.record_round(
-            RoundOutcome(round, stage, members, survivors, reason, sent_masked, self._saturated)
-        )
+    def _record(self, outcome: RoundOutcome) -> None:
+        self._store.record_round(outcome)
         self._saturated = 0
 
     def own_evaluation(self) -> Evaluation | None:

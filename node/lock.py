@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from p2pfl.node.errors import StorageError
+from p2pfl.node.errors import StorageError, reason_of
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise StorageError(
             f"cannot use {directory}: {reason}", "check the path and its permissions"
         ) from error

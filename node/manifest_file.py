@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from p2pfl.gossip.manifest import MAX_BYTES, Manifest, ManifestError, decode_manifest_untrusted, from_toml
-from p2pfl.node.errors import ManifestProblem, StorageError, reason_of
+from p2pfl.node.errors import ManifestProblem, reason_of
 
 _SECRET = b"P2PFL-SECRET-KEY-"
 _TICKET = b"p2pfl-ticket-"
@@ -38,15 +38,6 @@ def read_manifest_toml(path: Path) -> Manifest:
     except ManifestError as error:
         hint = f"correct {error.field or 'the file'} and run the command again"
         raise ManifestProblem(f"{path}: {error}", hint) from None
-
-
-def stored_manifest(data: bytes, directory: Path) -> Manifest:
-    """The manifest that the node in ``directory`` keeps there. Raises StorageError if it is damaged."""
-    try:
-        return decode_manifest_untrusted(data)
-    except ManifestError as error:
-        hint = "restore the directory from a backup, or use the version of p2pfl that wrote it"
-        raise StorageError(f"{directory}: the manifest there is damaged ({error})", hint) from None
 
 
 def _read(path: Path) -> bytes:

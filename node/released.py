@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from p2pfl.crypto import labels
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 
-_MOST_ROUNDS = 1 << 40
+MOST_ROUNDS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Released:
         if not isinstance(fields, list) or len(fields) != 4:
             raise ValueError("not a released state")
         round, training_start, statistics, parameters = fields
-        if not all(type(number) is int and 0 <= number < _MOST_ROUNDS for number in (round, training_start)):
+        if not all(type(number) is int and 0 <= number < MOST_ROUNDS for number in (round, training_start)):
             raise ValueError("round numbers out of range")
         vectors = []
         for raw, dimension in ((statistics, statistics_dimension), (parameters, parameter_dimension)):

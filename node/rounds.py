@@ -1,16 +1,18 @@
 """The node's side of every round: learner, ledger and status, called by the shell in the machine's order.
 
-Torch and SQLite run on one worker thread, one call at a time, so the event loop never waits for a disk or a
+Torch and SQLite run on one other thread, one call at a time, so the event loop never waits for a disk or a
 gradient.
 """
 
 import logging
+import math
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import trio
 
 from p2pfl.crypto.identity import PeerId
+from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.events import (
     Begin,
     Completed,
@@ -23,19 +25,21 @@ from p2pfl.gossip.events import (
     Waiting,
 )
 from p2pfl.gossip.manifest import Manifest
-from p2pfl.gossip.messages import encode
+from p2pfl.gossip.wire import Message
 from p2pfl.node.accountant import epsilon, ladder
 from p2pfl.node.catch_up import Ask, Summary, agreed_state, ask_summaries
 from p2pfl.node.learner import Learner
+from p2pfl.node.released import MOST_ROUNDS
 from p2pfl.node.status import Status
 from p2pfl.node.store import Store
+from p2pfl.node.training.trainer import Evaluation
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 
-class WorkerThread:
+class OneThread:
     """Runs blocking calls off the event loop, one at a time and in the order asked."""
 
     def __init__(self) -> None:
@@ -44,6 +48,47 @@ class WorkerThread:
     async def __call__(self, work: Callable[[], _T]) -> _T:
         # Not abandoned on cancel: a ledger entry is written whole or not at all.
         return await trio.to_thread.run_sync(work, limiter=self._one)
+
+
+def status_at_start(peer: PeerId, federation: bytes, store: Store) -> Status:
+    """The status of a node that has not begun, with all that its store knows from before a restart."""
+    status = Status(peer=peer, federation=federation.hex())
+    manifest = store.manifest()
+    if manifest is not None:
+        recall(status, manifest, store)
+    return status
+
+
+def recall(status: Status, manifest: Manifest, store: Store) -> None:
+    """Put into ``status`` what ``manifest`` and ``store`` say. Takes up to a few seconds for epsilon."""
+    outcomes, privacy = store.rounds(), manifest.privacy
+    status.rounds_total = manifest.training.rounds
+    status.completed = sum(outcome.completed for outcome in outcomes)
+    status.skipped = len(outcomes) - status.completed
+    status.last_skip = next((outcome.reason for outcome in reversed(outcomes) if outcome.reason), "")
+    status.training_completed = sum(outcome.completed and outcome.stage == "training" for outcome in outcomes)
+    status.model = str(store.model_path or "")
+    status.privacy_mode = privacy.mode
+    if privacy.mode != "none":
+        mechanisms = store.mechanisms()
+        spent, rungs = epsilon(mechanisms, privacy.delta), ladder(mechanisms, privacy.delta)
+        status.epsilon_budget, status.delta = privacy.epsilon, privacy.delta
+        status.epsilon, status.epsilon_rdp = _finite(spent.pld), _finite(spent.rdp)
+        status.ladder = [(colluders, _finite(rung.pld)) for colluders, rung in rungs]
+    evaluation = store.evaluation()
+    if evaluation is not None:
+        status.phase, status.evaluation = "done", Evaluation(*evaluation).as_dict()
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None
+
+
+def attested(message: Message) -> bytes:
+    """What ``message`` proves against its author: its wire form without the payload, which no signature
+    covers but by the digest in the body.
+    """
+    return pack((message.TAG, message.signed_bytes(), message.signature, b""))
 
 
 class Rounds:
@@ -55,7 +100,7 @@ class Rounds:
         learner: Learner,
         store: Store,
         status: Status,
-        thread: WorkerThread,
+        thread: OneThread,
         ask: Ask,
         connected: Callable[[], Collection[PeerId]],
     ) -> None:
@@ -81,36 +126,47 @@ class Rounds:
 
     async def prepare(self, effect: Begin) -> Prepared | None:
         if self._learner.behind(effect.round):
-            await self._catch_up()
+            await self._catch_up(effect.round)
         prepared = await self._thread(lambda: self._learner.prepare(effect.round))
         self._status.round, self._status.group = effect.round, list(effect.group)
         self._status.stage = "done" if prepared is None else prepared.stage
         await self._write_status()
         return prepared
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self, before: int | None) -> None:
         ours = -1 if self._learner.released is None else self._learner.released.round
         dimensions = self._learner.dimensions
         state = await agreed_state(
-            self._ask, self._connected, dimensions, ours, self._agreeing, self._learner.plausible
+            self._ask,
+            self._connected,
+            dimensions,
+            (ours, MOST_ROUNDS if before is None else before),
+            self._agreeing,
+            lambda released: self._learner.plausible(released, before),
         )
         if state is not None:
             await self._thread(lambda: self._learner.adopt(state))
 
     async def over_without_us(self) -> bool:
-        """Whether we wait in vain: neighbours enough say that the programme is over, and we hold the final
-        model.
+        """Whether we wait in vain: neighbours enough, and half of them at least, say that the programme is
+        over, and we hold the final model, or the one they ended with.
         """
         if self._status.phase == "learning":
             return False
         summaries = await ask_summaries(self._ask, self._connected())
-        if sum(summary.done for summary in summaries.values()) < self._agreeing:
+        done = [summary for summary in summaries.values() if summary.done]
+        if len(done) < max(self._agreeing, len(summaries) / 2):
             return False
-        await self._catch_up()
-        return self._learner.trained
+        await self._catch_up(None)
+        ours = self._learner.released
+        alike = sum(ours is not None and (ours.round, ours.digest) in summary.releases for summary in done)
+        return self._learner.trained or alike >= self._agreeing
 
     async def contribute(self, effect: Contribute) -> Contribution:
         values = await self._thread(lambda: self._learner.contribute(effect.round, effect.thresholds))
+        # Out of date from now on, and slow to compute: shown again when the programme is over.
+        self._status.epsilon = self._status.epsilon_rdp = None
+        self._status.ladder = []
         return Contribution(effect.round, values)
 
     async def completed(self, effect: Completed) -> None:
@@ -136,17 +192,22 @@ class Rounds:
 
     async def evidence(self, effect: Evidence) -> None:
         log.error("peer %s broke the protocol (%s); what it signed is kept", effect.peer, effect.kind)
-        messages = [encode(message) for message in effect.messages]
+        messages = [attested(message) for message in effect.messages]
         await self._thread(lambda: self._store.keep_evidence(effect.peer, effect.kind, messages))
 
     def epoch_began(self, effect: EpochBegan) -> None:
         self._learner.population = len(effect.roster)
-        self._status.phase, self._status.epoch = "learning", effect.epoch
+        self._status.epoch = effect.epoch
+        self._enter("learning")
         log.info("epoch %d began with %d members", effect.epoch, len(effect.roster))
 
     def waiting(self, effect: Waiting) -> None:
-        self._status.phase = "waiting"
+        self._enter("waiting")
         log.info("waiting: %s", effect.reason)
+
+    def _enter(self, phase: str) -> None:
+        if not self.done:
+            self._status.phase = phase
 
     async def finish(self) -> None:
         """The programme is over: work out what this node may show, and say so to the peers that ask."""
@@ -157,17 +218,9 @@ class Rounds:
         log.info("the programme is over; the model is %s", self._status.model)
 
     def _summarise(self) -> None:
-        status, privacy = self._status, self._manifest.privacy
-        status.model = str(self._store.model_path or "")
-        if self._learner.federation_evaluation is not None:
-            status.evaluation = self._learner.federation_evaluation.as_dict()
+        recall(self._status, self._manifest, self._store)
         own = self._learner.own_evaluation()
-        status.own_evaluation = {} if own is None else own.as_dict()
-        if privacy.mode != "none":
-            mechanisms = self._store.mechanisms()
-            spent = epsilon(mechanisms, privacy.delta)
-            status.epsilon, status.epsilon_rdp = spent.pld, spent.rdp
-            status.ladder = [(colluders, rung.pld) for colluders, rung in ladder(mechanisms, privacy.delta)]
+        self._status.own_evaluation = {} if own is None else own.as_dict()
 
     async def _write_status(self) -> None:
         self._status.connected = len(self._connected())

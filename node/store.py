@@ -1,58 +1,63 @@
 """What a node keeps on disk: the journal, the released model, the peers it has met, evidence.
 
-One SQLite file in write-ahead mode with full synchronisation, and safetensors checkpoints written by atomic
-rename. A SIGKILL at any instruction loses nothing committed: the privacy ledger is written before anything
-leaves the node, so a crash can only overstate epsilon.
+One SQLite file (:mod:`p2pfl.node.database`) and safetensors checkpoints written by atomic rename. A SIGKILL
+at any instruction loses nothing committed: the privacy ledger is written before anything leaves the node, so
+a crash can only overstate epsilon.
 
-The journal (ledger entries and round outcomes) is append-only and chained: every row carries a keyed hash of
-the row before it, under a key derived from the node's identity. Editing, reordering or deleting a row in the
-middle is found at the next start. Cutting off the tail, or putting back an old copy of the whole directory,
-cannot be found by the node alone; docs/threat-model.md says so.
+The ledger is in the journal (:mod:`p2pfl.node.journal`), whose rows cannot be edited or taken back unnoticed.
+An operator who deletes the whole directory, or puts back an older copy of it, resets the count of what its
+records have paid, and no node can tell. And a directory is one federation's: what the same records pay in
+several federations adds up, and nothing here adds it.
 """
 
 import hashlib
 import hmac
-import os
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from p2pfl.crypto import labels
-from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id
 from p2pfl.gossip.canonical import pack, unpack_untrusted
-from p2pfl.gossip.manifest import digest_of
+from p2pfl.gossip.manifest import Manifest, canonical_bytes, decode_manifest_untrusted, digest_of
 from p2pfl.node.accountant import Mechanism
 from p2pfl.node.atomic_file import write_atomically
+from p2pfl.node.database import JOURNAL_REMEDY, Database, explained
 from p2pfl.node.errors import StorageError
-from p2pfl.node.released import Released
+from p2pfl.node.journal import Journal
+from p2pfl.node.released import MOST_ROUNDS, Released
 
 VERSION = 1
 DATABASE = "p2pfl.sqlite"
+EVIDENCE_ROWS = 16
+"""Pieces of evidence that are kept of one peer; the first ones say enough."""
+EVIDENCE_BYTES = 1 << 16
+"""Of one piece of evidence: two proposals of the largest group, without payloads, are half of it."""
 _MAX_ROW = 1 << 20
 _KEPT_MODELS = 2
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS journal (
-    sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, body BLOB NOT NULL, chain BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS peers (peer TEXT PRIMARY KEY, addresses BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS evidence (peer TEXT NOT NULL, kind TEXT NOT NULL, messages BLOB NOT NULL) STRICT;
-"""
+_SCHEMA = {
+    "meta": "(key TEXT PRIMARY KEY, value BLOB NOT NULL)",
+    "journal": "(sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, body BLOB NOT NULL, chain BLOB NOT NULL)",
+    "peers": "(peer TEXT PRIMARY KEY, addresses BLOB NOT NULL)",
+    "evidence": "(peer TEXT NOT NULL, kind TEXT NOT NULL, messages BLOB NOT NULL)",
+}
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class RoundOutcome:
     """How one round ended here. ``reason`` is empty when it completed; ``survivors`` is empty when it was
-    skipped.
+    skipped. ``evaluation``: of a completed evaluation, the sums (correct, total, loss) over the group.
     """
 
     round: int
@@ -62,6 +67,7 @@ class RoundOutcome:
     reason: str
     sent_masked: bool
     saturated: int
+    evaluation: tuple[float, float, float] | None = None
 
     @property
     def completed(self) -> bool:
@@ -69,45 +75,68 @@ class RoundOutcome:
 
 
 class Store:
-    """One node's state directory. Use :meth:`open`; close it, or use it as a context manager."""
+    """One node's state directory. Use :meth:`open`; close it, or use it as a context manager.
 
-    def __init__(self, directory: Path, connection: sqlite3.Connection, chain_key: bytes) -> None:
+    Everything raises StorageError if the database cannot be read or written, or does not hold what was
+    written there.
+    """
+
+    def __init__(self, directory: Path, database: Database, journal: Journal) -> None:
         self.directory = directory
-        self._connection = connection
-        self._chain_key = chain_key
+        self._database = database
+        self._journal = journal
 
     @classmethod
     def open(cls, directory: Path, identity: Identity, *, readonly: bool = False) -> "Store":
         """Open (and unless ``readonly`` create) the state in ``directory``.
 
         Raises StorageError if it cannot be read or written, belongs to a newer version, or its journal was
-        edited.
+        edited or shortened.
         """
         path = directory / DATABASE
+        absent = StorageError(f"no node state in {directory}", "start the node once, or name its config")
         if readonly and not path.exists():
-            raise StorageError(f"no node state in {directory}", "start the node once, or name its config")
-        chain_key = hmac.digest(identity.seed, labels.LEDGER_CHAIN, "sha256")
-        with _explained(path):
-            if not readonly:
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mode = "ro" if readonly else "rwc"
-            connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={mode}",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            if not readonly:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.executescript(_SCHEMA)
-            store = cls(directory, connection, chain_key)
-            store._check_version(write=not readonly)
-        store.verify()
+            raise absent
+        database = Database.open(path, readonly=readonly)
+        try:
+            chain_key = hmac.digest(identity.seed, labels.LEDGER_CHAIN, "sha256")
+            store = cls(directory, database, Journal(database, chain_key))
+            tables = database.tables
+            if not tables and readonly:
+                raise absent
+            store._check_tables(tables) if tables else store._create()
+            store._check_version()
+            store.verify()
+        except BaseException:
+            database.close()
+            raise
         return store
 
+    def _create(self) -> None:
+        with self._database.transaction():
+            for table, columns in _SCHEMA.items():
+                self._database.execute(f"CREATE TABLE {table} {columns} STRICT")
+            self._database.set_value("version", str(VERSION).encode())
+            self._journal.begin()
+
+    def _check_tables(self, found: set[str]) -> None:
+        """What is missing was taken out: an empty journal put in its place would hide what was spent."""
+        missing = sorted(set(_SCHEMA) - found)
+        if missing:
+            raise StorageError(f"{self._database.path}: table {missing[0]} is missing", JOURNAL_REMEDY)
+
+    def _check_version(self) -> None:
+        found = self._value("version", _version)
+        if found is None:
+            raise StorageError(f"{self._database.path}: table meta, version: missing", JOURNAL_REMEDY)
+        if found > VERSION:
+            raise StorageError(
+                f"{self.directory} was written by a newer p2pfl (format {found}, known: {VERSION})",
+                "upgrade p2pfl on this machine",
+            )
+
     def close(self) -> None:
-        self._connection.close()
+        self._database.close()
 
     def __enter__(self) -> "Store":
         return self
@@ -115,28 +144,19 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_version(self, *, write: bool) -> None:
-        found = self._meta("version")
-        if found is None and write:
-            self._set_meta("version", str(VERSION).encode())
-        elif found is not None and int(found) > VERSION:
-            raise StorageError(
-                f"{self.directory} was written by a newer p2pfl (format {int(found)}, known: {VERSION})",
-                "upgrade p2pfl on this machine",
-            )
-
     # -- federation
-    def _meta(self, key: str) -> bytes | None:
-        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else bytes(row[0])
+    def _value(self, key: str, parse: Callable[[bytes], _T]) -> _T | None:
+        raw = self._database.value(key)
+        return None if raw is None else self._database.parsed("meta", key, parse, raw)
 
-    def _set_meta(self, key: str, value: bytes) -> None:
-        with _explained(self.directory):
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+    def manifest(self) -> Manifest | None:
+        """The manifest this directory belongs to; None before the node has joined."""
+        return self._value("manifest", decode_manifest_untrusted)
 
     def manifest_bytes(self) -> bytes | None:
-        """The manifest this directory belongs to, canonical form; None before the node has joined."""
-        return self._meta("manifest")
+        """Its canonical form."""
+        manifest = self.manifest()
+        return None if manifest is None else canonical_bytes(manifest)
 
     def bind_manifest(self, manifest: bytes) -> None:
         """Tie this directory to one federation, for good. Raises StorageError if it is tied to another."""
@@ -147,190 +167,207 @@ class Store:
                 f" {_short(found)}…, not {_short(manifest)}…",
                 "give every federation a state directory of its own",
             )
-        self._set_meta("manifest", manifest)
+        self._database.set_value("manifest", manifest)
 
     # -- journal
-    def _append(self, kind: str, body: bytes) -> None:
-        with _explained(self.directory), self._transaction():
-            row = self._connection.execute(
-                "SELECT sequence, chain FROM journal ORDER BY sequence DESC LIMIT 1"
-            ).fetchone()
-            sequence, previous = (0, b"") if row is None else (row[0] + 1, bytes(row[1]))
-            chain = self._link(previous, sequence, kind, body)
-            self._connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (sequence, kind, body, chain))
-
-    def _link(self, previous: bytes, sequence: int, kind: str, body: bytes) -> bytes:
-        return hmac.digest(self._chain_key, pack([previous, sequence, kind, body]), "sha256")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
-
     def verify(self) -> None:
-        """Walk the journal's chain. Raises StorageError naming the first row that was changed since it was
-        written.
+        """Check the journal from its first row to its last. Raises StorageError if a row was changed or
+        removed since it was written.
         """
-        previous = b""
-        with _explained(self.directory):
-            rows = self._connection.execute(
-                "SELECT sequence, kind, body, chain FROM journal ORDER BY sequence"
-            )
-            for expected, (sequence, kind, body, chain) in enumerate(rows):
-                link = self._link(previous, expected, kind, bytes(body))
-                if sequence != expected or not hmac.compare_digest(link, bytes(chain)):
-                    raise StorageError(
-                        f"journal row {expected} in {self.directory / DATABASE} was changed after it was"
-                        " written (or another identity wrote it)",
-                        "restore the directory from a backup; epsilon cannot be trusted otherwise",
-                    )
-                previous = link
+        self._journal.verify()
 
-    def _entries(self, kind: str) -> Iterator[list[Any]]:
-        rows = self._connection.execute("SELECT body FROM journal WHERE kind = ? ORDER BY sequence", (kind,))
-        for (body,) in rows.fetchall():
-            fields = unpack_untrusted(bytes(body), _MAX_ROW)
-            assert isinstance(fields, list)
-            yield fields
+    def _entries(self, kind: str, parse: Callable[[bytes], _T]) -> list[_T]:
+        return [
+            self._database.parsed("journal", row, parse, body) for row, body in self._journal.entries(kind)
+        ]
 
     def charge(self, round: int, mechanism: Mechanism | None) -> None:
         """Write down that this node contributes to ``round``, and what that costs; None if it costs nothing.
 
         Must return before the data it covers leaves the node: after a crash the round is known to be used up.
         """
-        self._append("contribution", pack([round, None if mechanism is None else mechanism.to_canonical()]))
+        cost = None if mechanism is None else mechanism.to_canonical()
+        self._journal.append("contribution", pack([round, cost]))
 
     def mechanisms(self) -> list[Mechanism]:
         """Every mechanism event ever charged, oldest first."""
-        contributions = self._entries("contribution")
-        return [Mechanism.from_canonical(fields) for _, fields in contributions if fields is not None]
+        contributions = self._entries("contribution", _contribution)
+        return [mechanism for _, mechanism in contributions if mechanism is not None]
 
     def last_contribution(self) -> int:
         """The latest round that this node may have sent masked data in; -1 if none."""
-        return max((round for round, _ in self._entries("contribution")), default=-1)
+        return max((round for round, _ in self._entries("contribution", _contribution)), default=-1)
 
     def record_round(self, outcome: RoundOutcome) -> None:
-        members, survivors = list(outcome.members), list(outcome.survivors)
-        self._append(
-            "round",
-            pack(
-                [
-                    outcome.round,
-                    outcome.stage,
-                    members,
-                    survivors,
-                    outcome.reason,
-                    outcome.sent_masked,
-                    outcome.saturated,
-                ]
-            ),
-        )
+        """Write down how a round ended."""
+        sums = None if outcome.evaluation is None else [repr(value) for value in outcome.evaluation]
+        peers = [list(outcome.members), list(outcome.survivors)]
+        how = [outcome.reason, outcome.sent_masked, outcome.saturated, sums]
+        self._journal.append("round", pack([outcome.round, outcome.stage, *peers, *how]))
 
     def rounds(self) -> list[RoundOutcome]:
         """Every round this node took part in, oldest first."""
-        return [
-            RoundOutcome(body[0], body[1], tuple(body[2]), tuple(body[3]), body[4], body[5], body[6])
-            for body in self._entries("round")
-        ]
+        return self._entries("round", _outcome)
+
+    def evaluation(self) -> tuple[float, float, float] | None:
+        """(correct, total, loss) of the last evaluation that completed here; None without one."""
+        found = [outcome.evaluation for outcome in self.rounds() if outcome.evaluation is not None]
+        return found[-1] if found else None
 
     # -- released model
     def save_released(self, released: Released) -> None:
         """Keep ``released`` as the current model: checkpoint first, then the row that points to it."""
-        content = save_tensors(
-            {"parameters": released.parameters, "statistics": released.statistics},
-            metadata={"round": str(released.round), "training_start": str(released.training_start)},
-        )
-        name = f"model-{released.round:08d}.safetensors"
-        write_atomically(self.directory / name, content)
-        pointer = [name, released.round, released.training_start, hashlib.sha256(content).digest()]
-        self._set_meta("released", pack(pointer))
+        content = _checkpoint(released)
+        path = self._model_path(released.round)
+        write_atomically(path, content)
+        pointer = [released.round, released.training_start, hashlib.sha256(content).digest()]
+        self._database.set_value("released", pack(pointer))
         for old in sorted(self.directory.glob("model-*.safetensors"))[:-_KEPT_MODELS]:
-            if old.name != name:
+            if old != path:
                 old.unlink(missing_ok=True)
 
     def released(self) -> Released | None:
         """The current model, None before the first release. Raises StorageError if its file is damaged."""
-        row = self._meta("released")
-        if row is None:
+        pointer = self._value("released", _pointer)
+        if pointer is None:
             return None
-        pointer = unpack_untrusted(row, _MAX_ROW)
-        assert isinstance(pointer, list)
-        name, round, training_start, digest = pointer
-        path = self.directory / name
-        with _explained(path):
+        round, training_start, digest = pointer
+        path = self._model_path(round)
+        with explained(path):
             content = path.read_bytes()
             if hashlib.sha256(content).digest() != digest:
                 raise StorageError(
-                    f"{path} does not match the digest in the journal", "restore it from a backup"
+                    f"{path} does not match the digest in the database", "restore it from a backup"
                 )
-            tensors: Mapping[str, NDArray[np.float64]] = load_tensors(content)
-        return Released(round, training_start, tensors["statistics"], tensors["parameters"])
+            tensors = load_tensors(content)
+        parameters, statistics = tensors.get("parameters"), tensors.get("statistics")
+        if not _is_vector(parameters) or not _is_vector(statistics):
+            raise StorageError(f"{path} holds no model", "restore it from a backup")
+        return Released(round, training_start, statistics, parameters)
 
     @property
     def model_path(self) -> Path | None:
-        row = self._meta("released")
-        if row is None:
-            return None
-        pointer = unpack_untrusted(row, _MAX_ROW)
-        assert isinstance(pointer, list)
-        return self.directory / str(pointer[0])
+        """Where the current model is, None before the first release."""
+        pointer = self._value("released", _pointer)
+        return None if pointer is None else self._model_path(pointer[0])
+
+    def _model_path(self, round: int) -> Path:
+        return self.directory / f"model-{round:08d}.safetensors"
 
     # -- peers and evidence
     def remember_peer(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        with _explained(self.directory):
-            self._connection.execute(
-                "INSERT OR REPLACE INTO peers VALUES (?, ?)", (peer, pack(list(addresses)))
-            )
+        """Keep where ``peer`` was met, in the place of what was kept of it before."""
+        self._database.execute("INSERT OR REPLACE INTO peers VALUES (?, ?)", peer, pack(list(addresses)))
 
     def peers(self) -> dict[PeerId, tuple[str, ...]]:
+        """Every peer met, and its addresses."""
         found = {}
-        for peer, addresses in self._connection.execute("SELECT peer, addresses FROM peers").fetchall():
-            unpacked = unpack_untrusted(bytes(addresses), _MAX_ROW)
-            assert isinstance(unpacked, list)
-            found[PeerId(peer)] = tuple(unpacked)
+        for row, peer, addresses in self._database.rows(
+            "SELECT rowid, CAST(peer AS BLOB), addresses FROM peers"
+        ):
+            read = partial(self._database.parsed, "peers", f"row {row}")
+            found[read(_peer, peer)] = read(_addresses, addresses)
         return found
 
     def keep_evidence(self, peer: PeerId, kind: str, messages: Sequence[bytes]) -> None:
-        with _explained(self.directory):
-            self._connection.execute(
-                "INSERT INTO evidence VALUES (?, ?, ?)", (peer, kind, pack(list(messages)))
-            )
+        """Keep what ``peer`` signed against itself, up to EVIDENCE_ROWS pieces of one peer.
 
-    def evidence(self) -> list[tuple[PeerId, str]]:
-        rows = self._connection.execute("SELECT peer, kind FROM evidence").fetchall()
-        return [(PeerId(peer), kind) for peer, kind in rows]
+        Of a piece longer than EVIDENCE_BYTES only peer and kind are kept.
+        """
+        packed = pack(list(messages))
+        self._database.execute(
+            "INSERT INTO evidence SELECT ?, ?, ? WHERE (SELECT count(*) FROM evidence WHERE peer = ?) < ?",
+            *(peer, kind, packed if len(packed) <= EVIDENCE_BYTES else pack([])),
+            *(peer, EVIDENCE_ROWS),
+        )
+
+    def evidence(self) -> list[tuple[PeerId, str, tuple[bytes, ...]]]:
+        """Every piece of evidence: peer, kind and messages."""
+        found = []
+        for row, peer, kind, messages in self._database.rows(
+            "SELECT rowid, CAST(peer AS BLOB), CAST(kind AS BLOB), messages FROM evidence"
+        ):
+            read = partial(self._database.parsed, "evidence", f"row {row}")
+            found.append((read(_peer, peer), read(bytes.decode, kind), read(_messages, messages)))
+        return found
+
+
+def _version(raw: bytes) -> int:
+    if not raw.isdigit():
+        raise ValueError("not a version")
+    return int(raw)
+
+
+def _peer(raw: bytes) -> PeerId:
+    return parse_peer_id(raw.decode())
+
+
+def _fields(raw: bytes) -> object:
+    return unpack_untrusted(raw, _MAX_ROW)
+
+
+def _contribution(raw: bytes) -> tuple[int, Mechanism | None]:
+    match _fields(raw):
+        case [int(round), None]:
+            return round, None
+        case [int(round), dict(mechanism)]:
+            return round, Mechanism.from_canonical(mechanism)
+    raise ValueError("not a contribution")
+
+
+def _outcome(raw: bytes) -> RoundOutcome:
+    match _fields(raw):
+        case [int(round), str(stage), members, survivors, str(reason), bool(sent), int(saturated), sums]:
+            peers = (_peers(members), _peers(survivors))
+            return RoundOutcome(round, stage, *peers, reason, sent, saturated, _sums(sums))
+    raise ValueError("not the outcome of a round")
+
+
+def _peers(fields: object) -> tuple[PeerId, ...]:
+    return tuple(PeerId(peer) for peer in _all(str, fields))
+
+
+def _sums(fields: object) -> tuple[float, float, float] | None:
+    match fields:
+        case None:
+            return None
+        case [str(correct), str(total), str(loss)]:
+            return float(correct), float(total), float(loss)
+    raise ValueError("not the sums of an evaluation")
+
+
+def _pointer(raw: bytes) -> tuple[int, int, bytes]:
+    match _fields(raw):
+        case [int(round), int(training_start), bytes(digest)] if 0 <= round < MOST_ROUNDS:
+            return round, training_start, digest
+    raise ValueError("not a pointer to a model")
+
+
+def _addresses(raw: bytes) -> tuple[str, ...]:
+    return _all(str, _fields(raw))
+
+
+def _messages(raw: bytes) -> tuple[bytes, ...]:
+    return _all(bytes, _fields(raw))
+
+
+def _all(kind: type[_T], fields: object) -> tuple[_T, ...]:
+    if not isinstance(fields, list) or not all(isinstance(field, kind) for field in fields):
+        raise ValueError(f"not a list of {kind.__name__}")
+    return tuple(fields)
+
+
+def _checkpoint(released: Released) -> bytes:
+    """The file of a model: the same bytes at every node that has it. (safetensors writes metadata of several
+    keys in an order drawn at random.)
+    """
+    tensors = {"parameters": released.parameters, "statistics": released.statistics}
+    return save_tensors(tensors, metadata={"round": str(released.round)})
+
+
+def _is_vector(tensor: NDArray[np.float64] | None) -> TypeGuard[NDArray[np.float64]]:
+    return tensor is not None and tensor.dtype == np.float64 and tensor.ndim == 1
 
 
 def _short(manifest: bytes) -> str:
     return digest_of(manifest).hex()[:12]
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what the operating system and SQLite say into what an operator can act on."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "full" in text:
-            raise StorageError(
-                f"the disk that holds {path} is full", "free some space; nothing was half-written"
-            ) from error
-        if "malformed" in text or "not a database" in text:
-            raise StorageError(
-                f"{path} is damaged ({text})", "restore the directory from a backup"
-            ) from error
-        raise StorageError(
-            f"cannot use {path}: {text}", "check that the directory is writable and not in use"
-        ) from error
-    except SafetensorError as error:
-        raise StorageError(f"{path} is damaged ({error})", "restore it from a backup") from error
-    except OSError as error:
-        raise StorageError(
-            f"cannot use {path}: {os.strerror(error.errno or 0).lower()}", "check path and permissions"
-        ) from error

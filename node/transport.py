@@ -13,6 +13,7 @@ never waits: a peer that does not take what is queued for it is disconnected. Re
 hundreds of megabytes, have a stream each, and a length and a SHA-256 with every body.
 """
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -29,7 +30,7 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.errors import LocalProtocolError
-from p2pfl.node.errors import NetworkError
+from p2pfl.node.errors import NetworkError, reason_of
 from p2pfl.node.hardened.gate import RefusedAtGateError
 from p2pfl.node.hardened.guard import ProtocolRefusedError, guarded, open_stream
 from p2pfl.node.hardened.host import make_host, quiet
@@ -83,6 +84,14 @@ PING: Final = TProtocol("/ipfs/ping/1.0.0")
 _MAX_LINKS_PER_PEER: Final = 4
 _SPARE_WINDOW: Final = 16 << 20
 _PEERSTORE_CLEANUP_SECONDS: Final = 300
+_PORT_HINT: Final = (
+    "stop the program that uses the port (this node, already running?), or choose another port"
+)
+_LISTEN_HINTS: Final = {
+    errno.EADDRNOTAVAIL: "it is not an address of this machine: listen on /ip4/0.0.0.0/tcp/<port>, and put"
+    " the address that others dial under network.announce",
+    errno.EACCES: "choose a port above 1023",
+}
 
 
 class Transport:
@@ -150,10 +159,8 @@ class Transport:
         try:
             return await self._tcp.bind(Multiaddr(address))
         except OSError as error:
-            raise NetworkError(
-                f"cannot listen on {address}: {(error.strerror or str(error)).lower()}",
-                "stop the program that uses the port (this node, already running?), or choose another port",
-            ) from error
+            what = f"cannot listen on {address}: {reason_of(error)}"
+            raise NetworkError(what, _LISTEN_HINTS.get(error.errno or 0, _PORT_HINT)) from error
         except (ValueError, MultiaddrError) as error:
             raise NetworkError(
                 f"cannot listen on {address}: {error}",

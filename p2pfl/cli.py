@@ -7,17 +7,20 @@ the one asked for is imported, and it imports what is heavy (torch, libp2p, nump
 """
 
 import argparse
+import errno
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
-from p2pfl.node.errors import ExitCode, UsageError, UserError
+from p2pfl.node.errors import ExitCode, UsageError, UserError, reason_of
 from p2pfl.terminal import complain
 
 DESCRIPTION = "Organisations train one model together, with nobody in the middle."
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 EPILOG = "`p2pfl COMMAND --help` explains a command; exit statuses are in docs/exit-codes.md"
 
 
@@ -103,7 +106,7 @@ def _add_commands(
         else:
             module = import_module(f"p2pfl.commands.{command.module}")
             module.add_arguments(inner)
-            inner.set_defaults(run=module.run)
+            inner.set_defaults(run=module.run, parser=inner)
 
 
 def _sentence(text: str) -> str:
@@ -114,26 +117,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status. Nothing but SystemExit for ``--help`` comes out of it."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        options = build_parser(words).parse_args(words)
-        status = int(options.run(options))
-        sys.stdout.flush()
-        return status
+        try:
+            return _run(words)
+        finally:
+            print(end="", flush=True)
     except UserError as error:
         complain(error.what, error.hint)
         return int(error.exit_code)
     except KeyboardInterrupt:
         complain("interrupted", "")
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone. Python flushes stdout once more at exit: give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone, and knows
+        _give_up_output()
         return int(ExitCode.INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            return _bug(error)
+        _give_up_output()
+        complain(f"cannot write the output: {reason_of(error)}", "free some space, or send it elsewhere")
+        return int(ExitCode.STORAGE)
     except Exception as error:  # noqa: BLE001 - the supervisor: whatever else comes up is a bug, and says so
-        import traceback
+        return _bug(error)
 
-        traceback.print_exc()
-        complain(
-            f"unexpected {type(error).__name__}: this is a bug in p2pfl",
-            "please report it, with the lines above",
+
+def _run(words: list[str]) -> int:
+    options, unknown = build_parser(words).parse_known_args(words)
+    if unknown:
+        raise UsageError(
+            f"unrecognized arguments: {' '.join(unknown)}", _suggestion(unknown[0], options.parser)
         )
-        return int(ExitCode.BUG)
+    return int(options.run(options))
+
+
+def _suggestion(word: str, parser: argparse.ArgumentParser) -> str:
+    """What to do about ``word``, which ``parser`` does not know."""
+    from p2pfl.gossip.records import suggest
+
+    see = f"see `{parser.prog} --help`"
+    options = re.findall(r"--[a-z][a-z-]+", parser.format_usage())
+    if word.endswith(".toml") and "--config" in options:
+        return f"did you mean --config {word}?; {see}"
+    return f"{suggest(word.partition('=')[0], options)}; {see}" if word.startswith("--") else see
+
+
+def _give_up_output() -> None:
+    """Python flushes standard output once more at exit: give what is left of it somewhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _bug(error: Exception) -> int:
+    import traceback
+
+    traceback.print_exception(error)
+    complain(
+        f"unexpected {type(error).__name__}: this is a bug in p2pfl", "please report it, with the lines above"
+    )
+    return int(ExitCode.BUG)

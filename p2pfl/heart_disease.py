@@ -56,8 +56,8 @@ PUBLISHED: Final = {
     "pooled": Published((0.783, 0.764, 0.750, 0.644), 0.735, 0.795),
     "federated averaging": Published((0.731, 0.719, 0.650, 0.640), 0.685, 0.748),
 }
-"""FLamby's results for Fed-Heart-Disease (owkin/FLamby at edacf54, flamby/results), means of five seeds, no
-privacy.
+"""FLamby's run of its own baselines on Fed-Heart-Disease (Ogier du Terrail et al., NeurIPS 2022; owkin/FLamby
+at edacf54, flamby/results), means of five seeds, no privacy.
 """
 
 Rows = tuple[tuple[str, ...], ...]

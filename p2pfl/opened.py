@@ -10,7 +10,6 @@ from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.config import NodeConfig, load_config
 from p2pfl.node.errors import StorageError
 from p2pfl.node.identity_file import load_identity
-from p2pfl.node.manifest_file import stored_manifest
 from p2pfl.node.store import Store
 
 
@@ -31,8 +30,8 @@ def opened_state(config_file: Path) -> Iterator[State]:
     """
     config = load_config(config_file, os.environ, {})
     with Store.open(config.state, load_identity(config.identity), readonly=True) as store:
-        data = store.manifest_bytes()
-        if data is None:
+        manifest = store.manifest()
+        if manifest is None:
             hint = f"start it once: p2pfl node --config {config_file}"
             raise StorageError(f"the node in {config.state} has not joined a federation yet", hint)
-        yield State(config, stored_manifest(data, config.state), store)
+        yield State(config, manifest, store)

@@ -40,7 +40,7 @@ def planned_ladder(manifest: Manifest) -> list[tuple[int, Spent]]:
     rungs = []
     for colluders in range(groups.colluders, 2 * groups.size - 1):
         possible = [plan for plan in plans if plan[0].members > colluders]
-        worst = min(possible, key=lambda plan: plan[0].against(colluders))  # noqa: B023 - used at once
+        worst = min(possible, key=lambda plan: plan[0].against(colluders))
         rungs.append((colluders, epsilon(worst, manifest.privacy.delta, colluders)))
     return rungs
 

@@ -11,8 +11,9 @@ _PLAIN = "\x1b[0m"
 
 
 def alarm(text: str, stream: TextIO | None = None) -> str:
-    """``text``, red if ``stream`` (default: standard output) is a terminal and NO_COLOR (https://no-
-    color.org) is not set.
+    """``text``, red if ``stream`` (default: standard output) is a terminal and NO_COLOR is not set.
+
+    What NO_COLOR means: https://no-color.org.
     """
     stream = stream or sys.stdout
     coloured = stream.isatty() and not os.environ.get("NO_COLOR")

@@ -1,17 +1,26 @@
-"""The direction of imports: topologies, crypto → gossip → node → p2pfl.
-
-Arrows point to the importer; nothing points back.
+"""The direction of imports: topologies, crypto → gossip → node → p2pfl. Arrows point to the importer; nothing
+points back. And the packaging: every dependency pinned, every file in the wheel and the source distribution.
 """
 
 import ast
+import shutil
+import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LAYERS = ("topologies", "crypto", "gossip", "node", "p2pfl")
 MAY_IMPORT = {
     "topologies": {"topologies"},
@@ -107,7 +116,7 @@ def test_every_layer_is_there() -> None:
 
 
 def test_every_package_is_installed() -> None:
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    declared = PROJECT["tool"]["setuptools"]["packages"]
     folders = [
         path.parent.relative_to(ROOT) for layer in LAYERS for path in (ROOT / layer).rglob("__init__.py")
     ]
@@ -203,3 +212,110 @@ def test_the_check_itself_sees_what_it_should(tmp_path: Path) -> None:
     assert layer_of("numpy") is None
     with pytest.raises(AssertionError, match=r"installed as p2pfl\.node"):
         layer_of("node.store")
+
+
+def declared_requirements() -> list[Requirement]:
+    """What pyproject.toml asks for: to build, to run, to develop."""
+    project = PROJECT["project"]
+    lines = [*PROJECT["build-system"]["requires"], *project["dependencies"]]
+    for extra in project["optional-dependencies"].values():
+        lines += extra
+    return [Requirement(line) for line in lines]
+
+
+def pins() -> dict[str, Version]:
+    """The lines of constraints.txt, by canonical name."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    found: dict[str, Version] = {canonicalize_name(name): Version(version) for name, version in pairs}
+    assert len(found) == len(pairs), "a package is pinned twice"
+    return found
+
+
+def installed_closure(requirements: list[Requirement]) -> dict[str, Version]:
+    """Every distribution that ``requirements`` lead to, at any depth, and its version without local label."""
+    found: dict[str, Version] = {}
+    waiting, seen = list(requirements), set()
+    while waiting:
+        requirement = waiting.pop()
+        extras = requirement.extras or {""}
+        if str(requirement) in seen:
+            continue
+        seen.add(str(requirement))
+        installed = metadata.distribution(requirement.name)
+        found[canonicalize_name(requirement.name)] = Version(Version(installed.version).public)
+        for line in installed.requires or []:
+            further = Requirement(line)
+            marker = further.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(further)
+    return found
+
+
+def test_every_requirement_is_bounded_and_pinned() -> None:
+    pinned = pins()
+    for requirement in declared_requirements():
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert operators & {"<", "=="}, f"{requirement} has no upper bound"
+        assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+def test_the_pins_are_what_is_installed() -> None:
+    installed = installed_closure(declared_requirements())
+    # The GPU build of PyTorch pins these itself, and differently for each version of CUDA.
+    own = {name for name in installed if name.startswith(("cuda-", "nvidia-", "triton"))}
+    expected = {name: version for name, version in installed.items() if name not in own}
+    # pip is brought to its pin by `make setup`, and nothing requires it.
+    assert {name: version for name, version in pins().items() if name != "pip"} == expected
+
+
+def listed(*options: str) -> set[str]:
+    """Files of the clone as ``git ls-files`` lists them, relative to its root."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", *options]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    return {name for name in done.stdout.split("\0") if name and (ROOT / name).exists()}
+
+
+class Built(NamedTuple):
+    """Names of files, relative to the root of the wheel, the source distribution and the clone."""
+
+    wheel: set[str]
+    source: set[str]
+    tracked: set[str]
+    untracked: set[str]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Builds what `make dist` builds, without the network: with the setuptools that torch brings along."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a clone: nothing says which files belong to the project")
+    tracked, untracked = listed("--cached"), listed("--others", "--exclude-standard")
+    copy = tmp_path_factory.mktemp("clone")
+    for name in tracked | untracked:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    command = [sys.executable, "-m", "build", "--quiet", "--no-isolation"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (copy / "dist").glob("*.whl")
+    (source,) = (copy / "dist").glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive, tarfile.open(source) as tar:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        return Built(names, {name.partition("/")[2] for name in tar.getnames()}, tracked, untracked)
+
+
+def installed_names(files: set[str]) -> set[str]:
+    """Where those of ``files`` that belong to a package are installed."""
+    ours = {name for name in files if name.partition("/")[0] in LAYERS}
+    return {name if name.startswith("p2pfl/") else f"p2pfl/{name}" for name in ours}
+
+
+def test_the_wheel_holds_the_packages_and_nothing_else(built: Built) -> None:
+    assert "p2pfl/py.typed" in built.wheel
+    assert installed_names(built.tracked) <= built.wheel
+    assert built.wheel <= installed_names(built.tracked | built.untracked)
+
+
+def test_the_source_distribution_holds_the_clone(built: Built) -> None:
+    assert built.tracked <= built.source

@@ -7,6 +7,7 @@ an inbound connection for ever, so that none is accepted after the 250th. None o
 
 import ipaddress
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -292,11 +293,15 @@ def expand_wildcard(address: Multiaddr, interfaces: Sequence[str]) -> list[Multi
 
 
 def _dial_reason(error: OSError) -> str:
-    """trio bundles one error for each address it tried; the first says enough."""
+    """The operating system's words.
+
+    trio puts its own around them, and bundles one error for each address it tried; the first says enough.
+    """
     cause: BaseException = error
-    if isinstance(error.__cause__, OSError):
-        cause = error.__cause__
-    elif isinstance(error.__cause__, BaseExceptionGroup) and error.__cause__.exceptions:
-        cause = error.__cause__.exceptions[0]
-    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    return text.lower()
+    while isinstance(cause.__cause__, OSError | BaseExceptionGroup):
+        cause = cause.__cause__
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+    if isinstance(cause, OSError) and (cause.errno or 0) > 0:
+        return os.strerror(cause.errno or 0).lower()
+    return (getattr(cause, "strerror", None) or str(cause)).lower()

@@ -10,11 +10,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Run four hospitals as four nodes on this machine, each with its own identity, directory and data"
         " file, until their model is trained, and print what it is worth and what it cost. Needs no network."
     )
+    parser.epilog = (
+        "A node that is killed meanwhile is started again. Ctrl-C, SIGTERM and SIGHUP stop the demo and its"
+        " nodes; the exit status is then 130, 143 or 129. It is 0 only if every node finished."
+    )
     parser.add_argument(
         "--directory",
         metavar="D",
         type=Path,
-        default=Path("p2pfl-demo"),
+        default=Path("demo-run"),
         help="where the hospitals' directories, the logs and the model go (default: %(default)s)",
     )
     parser.add_argument(

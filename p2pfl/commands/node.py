@@ -9,7 +9,8 @@ from p2pfl.node.config import SETTINGS, load_config
 _EPILOG = (
     "Every option is also a key of the config file and an environment variable; options win over variables,"
     " variables over the file (docs/configuration.md). Stop the node with Ctrl-C or SIGTERM: it leaves the"
-    " round cleanly, and resumes where it was when started again."
+    " round cleanly, and resumes where it was when started again. Closing its terminal stops it too, unless"
+    " it was started with nohup."
 )
 
 
@@ -44,13 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the daemon until it is told to stop."""
+    """Run the daemon until it is told to stop. What can be checked is checked before anything begins."""
     from p2pfl.logs import start_logging
+    from p2pfl.node.stop_signals import end_at_once_on_stop
 
+    end_at_once_on_stop()
     given = {setting.field: getattr(options, setting.field) for setting in SETTINGS}
     config = load_config(options.config, os.environ, given)
     start_logging(config.log_level, as_json=config.json_logs)
 
-    from p2pfl.node.daemon import run_node
+    from p2pfl.node.start import prepared
 
-    return run_node(config, until_done=options.until_done)
+    with prepared(config) as ready:
+        from p2pfl.node.daemon import run_node
+
+        return run_node(ready, until_done=options.until_done)

@@ -91,8 +91,8 @@ def _finite(epsilon: float) -> float | None:
 
 
 def _planned(path: Path) -> _Report:
-    from p2pfl.node.manifest_file import read_manifest
     from p2pfl.node.accountant import epsilon
+    from p2pfl.node.manifest_file import read_manifest
     from p2pfl.planning import planned_ladder, planned_mechanisms
 
     manifest = read_manifest(path)

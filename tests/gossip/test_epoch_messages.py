@@ -14,6 +14,7 @@ from p2pfl.gossip.epoch_messages import (
     MAX_ADDRESSES,
     MAX_EPOCH,
     MAX_ROSTER,
+    MAX_TICKET_BYTES,
     EpochMessage,
     Presence,
     Presences,
@@ -34,6 +35,7 @@ rounds = st.integers(0, 2**63 - 1)
 texts = st.text(
     st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1, max_size=MAX_ADDRESS_BYTES
 )
+tickets = st.text(st.characters(codec="ascii"), max_size=MAX_TICKET_BYTES)
 addresses = st.lists(texts, max_size=MAX_ADDRESSES).map(tuple)
 
 
@@ -41,7 +43,7 @@ addresses = st.lists(texts, max_size=MAX_ADDRESSES).map(tuple)
 def presences(draw: st.DrawFn) -> Presence:
     identity = draw(identities)
     context = (draw(digests), draw(epochs), draw(digests), draw(digests), draw(digests))
-    return signed(identity, Presence(identity.peer_id, *context, draw(addresses)))
+    return signed(identity, Presence(identity.peer_id, *context, draw(tickets), draw(addresses)))
 
 
 messages = st.one_of(
@@ -56,9 +58,10 @@ def decode(data: bytes) -> Message:
     return decode_untrusted(SENDER, data, Limits(0), EPOCH_MESSAGES)
 
 
-def presence(count: int = 1, length: int = 10) -> Presence:
+def presence(count: int = 1, length: int = 10, ticket: int = 0) -> Presence:
     context = (bytes(32), 3, bytes(32), bytes(32), bytes(32))
-    return signed(IDENTITIES[1], Presence(IDENTITIES[1].peer_id, *context, ("x" * length,) * count))
+    shown = ("t" * ticket, ("x" * length,) * count)
+    return signed(IDENTITIES[1], Presence(IDENTITIES[1].peer_id, *context, *shown))
 
 
 @given(messages)
@@ -105,10 +108,11 @@ def test_a_presence_travels_through_others_and_the_rest_does_not() -> None:
 
 
 def test_bounds() -> None:
-    assert decode(encode(presence(MAX_ADDRESSES, MAX_ADDRESS_BYTES)))
+    assert decode(encode(presence(MAX_ADDRESSES, MAX_ADDRESS_BYTES, MAX_TICKET_BYTES)))
     for message in (
         presence(MAX_ADDRESSES + 1),
         presence(1, MAX_ADDRESS_BYTES + 1),
+        presence(1, 1, MAX_TICKET_BYTES + 1),
         signed(IDENTITIES[1], replace(presence(), epoch=MAX_EPOCH)),
         signed(IDENTITIES[1], replace(presence(), addresses=("ü" * MAX_ADDRESS_BYTES,))),
         signed(IDENTITIES[1], replace(presence(), addresses=("",))),
@@ -120,7 +124,8 @@ def test_bounds() -> None:
 
 
 def test_a_whole_roster_with_all_its_addresses_fits() -> None:
-    full = Presences(SENDER, (presence(MAX_ADDRESSES, MAX_ADDRESS_BYTES),) * 2 * MAX_ROSTER)
+    whole = presence(MAX_ADDRESSES, MAX_ADDRESS_BYTES, MAX_TICKET_BYTES)
+    full = Presences(SENDER, (whole,) * 2 * MAX_ROSTER)
     assert decode(encode(full)) == full
 
 

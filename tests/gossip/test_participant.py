@@ -3,12 +3,13 @@ oracle.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from itertools import combinations, pairwise
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Self, TypeVar
 
 import numpy as np
 import pytest
+from connected import IDENTITIES, PEERS, START, Connected, address
 from numpy.typing import NDArray
 
 from p2pfl.crypto.identity import Identity, PeerId
@@ -24,7 +25,6 @@ from p2pfl.gossip.events import (
     Event,
     Evidence,
     PeerFound,
-    PeerLost,
     Prepared,
     Received,
     Skipped,
@@ -43,29 +43,35 @@ from p2pfl.gossip.manifest import (
 )
 from p2pfl.gossip.messages import Fetch, Masked, Proposal, Ready
 from p2pfl.gossip.participant import MAX_AHEAD, MESSAGES, Participant, _Round
-from p2pfl.gossip.simulation import Codec, Link, SimNetwork, steady, unreliable
+from p2pfl.gossip.simulation import Codec, SimNetwork, unreliable
+from p2pfl.gossip.tickets import MAX_SKEW_SECONDS, issue, standing
 from p2pfl.gossip.vectorised import group_sums
 from p2pfl.gossip.wire import Limits, Message, signed
 
 _E = TypeVar("_E")
-IDENTITIES = [Identity.from_seed(bytes([number]) * 32) for number in range(1, 31)]
-PEERS = [identity.peer_id for identity in IDENTITIES]
 DIM = 5
 TIMING = TimingSpec(
     epoch_rounds=5, gather_seconds=4.0, ready_seconds=3.0, phase_seconds=3.0, round_seconds=20.0
 )
 DEFAULTS = GroupSpec()
+NOISELESS = PrivacySpec("none")
+NOISED = PrivacySpec("local", 1.0, 1e-4, 1.0, 1.0, 1.0, 1.0)
 
 
-def manifest(size: int, groups: GroupSpec, timing: TimingSpec = TIMING) -> Manifest:
+ISSUER = Identity.from_seed(bytes(32))
+
+
+def manifest(
+    listed: int, groups: GroupSpec, timing: TimingSpec = TIMING, privacy: PrivacySpec = NOISELESS
+) -> Manifest:
     return Manifest(
         name="hospitals",
-        issuers=(),
-        members=tuple(sorted(PEERS[:size])),
+        issuers=(ISSUER.peer_id,),
+        members=tuple(sorted(PEERS[:listed])),
         task=TaskSpec("tabular", "ill", ("1",), (Column("age", "numeric", 0, 100),)),
         model=ModelSpec("logistic"),
         training=TrainingSpec(100, 0.1, 0.5, 10.0),
-        privacy=PrivacySpec("none"),
+        privacy=privacy,
         groups=groups,
         timing=timing,
     )
@@ -81,107 +87,72 @@ class Node:
     participant: Participant
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        if event == TimerExpired("test/start"):
+        if event == START:
             return self.participant.start(now)
         return self.participant.handle(event, now)
 
 
 @dataclass
-class Swarm:
-    """``size`` nodes with a driver each, that trains for ``training`` seconds before every round."""
+class Swarm(Connected):
+    """Whole nodes with a driver each, that trains for ``training`` seconds before every round.
 
-    size: int
+    The manifest lists all but ``guests``, which have tickets until ``expires``; ``clocks`` says by how much
+    the clock of a node on the wall is ahead of the network's. A guest is admitted where it has been.
+    """
+
     groups: GroupSpec = DEFAULTS
     timing: TimingSpec = TIMING
     training: Callable[[int, int], float] = lambda number, round: 0.5
     encoding: Callable[[int, int], float] = lambda number, round: 0.01
-    link: Link = field(default_factory=lambda: steady(0.02))
-    seed: int = 0
-    encoded: bool = False
+    guests: int = 0
+    expires: int = 1 << 30
+    clocks: Callable[[int], float] = lambda number: 0.0
+    privacy: PrivacySpec = NOISELESS
+    state: Callable[[int], bytes] = lambda number: bytes(32)
 
     def __post_init__(self) -> None:
-        self.manifest = manifest(self.size, self.groups, self.timing)
+        super().__post_init__()
+        self.manifest = manifest(self.size - self.guests, self.groups, self.timing, self.privacy)
         self.effects: dict[int, list[tuple[float, Effect]]] = {number: [] for number in range(self.size)}
         self.lives = dict.fromkeys(range(self.size), 0)
         self.ledger: dict[int, set[int]] = {number: set() for number in range(self.size)}
         self.participants: dict[int, Participant] = {}
-        self.up: set[int] = set()
-        self.cut: set[frozenset[PeerId]] = set()
-        codec = Codec(Limits(DIM), MESSAGES) if self.encoded else None
-        self.net = SimNetwork({}, self._perform, link=self._fate, codec=codec, seed=self.seed)
+
+    def codec(self) -> Codec:
+        return Codec(Limits(DIM), MESSAGES)
 
     def participant(self, number: int, next_round: int = 0) -> Participant:
+        federation, listed = self.manifest.digest, self.size - self.guests
+        been_here = {PEERS[n] for n in range(self.size) if not {(n, number), (number, n)} & self.apart}
+        ticket = issue(ISSUER, federation=federation, peer=PEERS[number], expires=self.expires)
         return Participant(
             identity=IDENTITIES[number],
             manifest=self.manifest,
-            addresses=(f"/ip4/10.0.0.{number}/tcp/4001/p2p/{PEERS[number]}",),
+            addresses=(address(number),),
             random=seeded_random(bytes([self.seed, number, self.lives[number]])),
-            is_member=lambda peer: peer in self.manifest.members,
+            ticket=str(ticket) if number >= listed else "",
+            is_member=lambda peer: peer in self.manifest.members or peer in been_here,
+            standing=lambda peer, ticket: standing(
+                self.manifest, federation, peer, ticket, self.net.now + self.clocks(number)
+            ),
             next_round=next_round,
         )
 
-    def start(self, number: int, at: float = 0.0) -> "Swarm":
-        def begin() -> None:
-            peer = PEERS[number]
+    def start(self, number: int, at: float = 0.0) -> Self:
+        def make() -> Node:
             self.lives[number] += 1
             next_round = max(self.ledger[number], default=-1) + 1
             self.participants[number] = self.participant(number, next_round)
-            self.net.machines[peer] = Node(self.participants[number])
-            self.net.dead.discard(peer)
-            self.net.post(peer, TimerExpired("test/start"))
-            for other in self.up:
-                self._connect(number, other)
-            self.up.add(number)
+            return Node(self.participants[number])
 
-        self.net.call(at, begin)
-        return self
+        return self.begin(number, at, make)
 
-    def start_all(self) -> "Swarm":
+    def start_all(self) -> Self:
         for number in range(self.size):
             self.start(number, 0.1 * number)
         return self
 
-    def kill(self, number: int, at: float) -> "Swarm":
-        def end() -> None:
-            self.up.discard(number)
-            self.net.crash(PEERS[number])
-
-        self.net.call(at, end)
-        return self
-
-    def trouble(self, number: int, at: float, gone: float) -> None:
-        """A crash and a restart, if it is up by then."""
-
-        def crash() -> None:
-            if number in self.up:
-                self.kill(number, self.net.now).start(number, self.net.now + max(gone, 0.1))
-
-        self.net.call(at, crash)
-
-    def connect_all(self) -> None:
-        for one, other in combinations(self.up, 2):
-            self._connect(one, other)
-
-    def partition(self, at: float, until: float, *sides: Iterable[int]) -> "Swarm":
-        across = [(a, b) for one, other in combinations(sides, 2) for a in one for b in other]
-
-        def separate() -> None:
-            for a, b in across:
-                self.cut.add(frozenset((PEERS[a], PEERS[b])))
-                self.net.post(PEERS[a], PeerLost(PEERS[b]), self.net.now + 0.5)
-                self.net.post(PEERS[b], PeerLost(PEERS[a]), self.net.now + 0.5)
-
-        def heal() -> None:
-            self.cut.clear()
-            for a, b in across:
-                if {a, b} <= self.up:
-                    self._connect(a, b)
-
-        self.net.call(at, separate)
-        self.net.call(until, heal)
-        return self
-
-    def run(self, until: float) -> "Swarm":
+    def run(self, until: float) -> Self:
         """Go on until then, and check everything that must hold whatever happened."""
         self.net.run(until)
         assert not self.net.errors, self.net.errors
@@ -229,19 +200,7 @@ class Swarm:
     def completed(self, number: int) -> list[int]:
         return [effect.round for effect in self.all(number, Completed)]
 
-    def _connect(self, one: int, other: int) -> None:
-        a, b = PEERS[one], PEERS[other]
-        self.net.post(a, PeerFound(b), self.net.now + 0.02)
-        self.net.post(b, PeerFound(a), self.net.now + 0.03)
-
-    def _fate(
-        self, sender: PeerId, receiver: PeerId, message: Message, rng: np.random.Generator
-    ) -> Iterable[float]:
-        if frozenset((sender, receiver)) in self.cut or receiver in self.net.dead:
-            return ()
-        return self.link(sender, receiver, message, rng)
-
-    def _perform(self, net: SimNetwork, peer: PeerId, effect: Effect) -> None:
+    def perform(self, net: SimNetwork, peer: PeerId, effect: Effect) -> None:
         number = PEERS.index(peer)
         life = self.lives[number]
         self.effects[number].append((net.now, effect))
@@ -252,7 +211,7 @@ class Swarm:
 
         match effect:
             case Begin(round):
-                prepared = Prepared(round, "training", DIM, bytes(32))
+                prepared = Prepared(round, "training", DIM, self.state(number))
                 net.call(net.now + self.training(number, round), lambda: answer(prepared))
             case Contribute(round):
                 assert round not in self.ledger[number]
@@ -272,6 +231,18 @@ def test_four_nodes_complete_every_round_of_several_epochs_exactly() -> None:
         assert swarm.completed(number)[: rounds - 1] == list(range(rounds - 1))
         assert not swarm.all(number, Skipped)
     assert all(len(completed.survivors) == 4 for completed in swarm.all(0, Completed))
+
+
+@pytest.mark.parametrize(
+    ("size", "privacy", "summed"), [(4, NOISELESS, {3}), (4, NOISED, {4}), (8, NOISELESS, {4})]
+)
+def test_without_noise_a_group_of_all_sums_equal_models_only(
+    size: int, privacy: PrivacySpec, summed: set[int]
+) -> None:
+    """Where there are several groups each goes on from a model of its own, so that nothing can be asked."""
+    models = [bytes([number == 2]) * 32 for number in range(size)]
+    swarm = Swarm(size, privacy=privacy, state=models.__getitem__).start_all().run(20)
+    assert {len(completed.survivors) for completed in swarm.all(0, Completed)} == summed
 
 
 def test_twelve_nodes_in_random_groups() -> None:
@@ -393,6 +364,33 @@ def test_a_latecomer_joins_at_the_next_epoch() -> None:
     assert not swarm.all(0, Skipped)
 
 
+def rosters(swarm: Swarm, epoch: int) -> set[tuple[PeerId, ...]]:
+    return {
+        e.roster for number in range(swarm.size) for e in swarm.all(number, EpochBegan) if e.epoch == epoch
+    }
+
+
+def test_a_guest_that_some_never_met_splits_no_roster_and_rounds_go_on() -> None:
+    """It has no connection to half of the others, and they count it all the same."""
+    apart = frozenset({(6, 0), (6, 1), (6, 2)})
+    swarm = Swarm(7, guests=1, apart=apart, encoded=True).start_all().run(60)
+    everybody = tuple(sorted(PEERS[:7]))
+    reached = min(swarm.all(number, EpochBegan)[-1].epoch for number in range(7))
+    assert reached >= 3
+    assert all(rosters(swarm, epoch) == {everybody} for epoch in range(reached))
+    for number in range(6):
+        assert len(swarm.completed(number)) >= 0.6 * max(swarm.completed(0))
+
+
+@pytest.mark.parametrize("expires", range(1, 12, 2))
+def test_a_ticket_that_runs_out_splits_no_roster_however_clocks_differ(expires: int) -> None:
+    clocks = lambda number: (number % 3 - 1) * MAX_SKEW_SECONDS / 2  # noqa: E731
+    swarm = Swarm(5, guests=1, expires=expires, clocks=clocks).start_all().run(20)
+    reached = min(swarm.all(number, EpochBegan)[-1].epoch for number in range(5))
+    assert reached >= 1
+    assert all(rosters(swarm, epoch) == {tuple(sorted(PEERS[:5]))} for epoch in range(reached))
+
+
 # Slow nodes.
 
 
@@ -495,19 +493,9 @@ def test_a_minority_waits_for_the_others() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_happened_no_sum_is_wrong_and_all_go_on(seed: int) -> None:
     """Half a minute of crashes, restarts and partitions at random; then connections come back."""
-    rng = np.random.default_rng(seed)
-    size = int(rng.integers(4, 9))
+    size = int(np.random.default_rng(seed).integers(4, 9))
     swarm = Swarm(size, link=unreliable(0.005, 0.05, duplicate=0.05), seed=seed).start_all()
-    at = 1.0
-    while at < 30:
-        at += float(rng.exponential(2.0))
-        number, gone = int(rng.integers(size)), float(rng.exponential(3.0))
-        if rng.random() < 0.7:
-            swarm.trouble(number, at, gone)
-        else:
-            side = rng.random(size) < 0.5
-            swarm.partition(at, at + gone, np.flatnonzero(side).tolist(), np.flatnonzero(~side).tolist())
-        at += 0.7 * gone
+    at = swarm.chaos(30, 3.0)
     swarm.net.call(at + 10, swarm.connect_all)
     swarm.run(at + 60)
     last = max(swarm.completed(0))

@@ -199,7 +199,6 @@ def test_without_noise_only_those_who_start_from_one_model_are_summed(same_state
     assert rehearsal.net.errors == []
 
 
-
 def test_too_few_members_skip() -> None:
     rehearsal = Rehearsal(FOUR, minimum=4, crashes={2: 0}).run()
     assert {skip.reason for skip in rehearsal.skipped.values()} == {

@@ -1,6 +1,7 @@
 """Tickets: every way of not being valid has its own reason; the text form has one spelling."""
 
 import base64
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,13 +12,16 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.manifest import Manifest, from_toml
 from p2pfl.gossip.tickets import (
+    MAX_SKEW_SECONDS,
     PREFIX,
+    Standing,
     Ticket,
     TicketError,
     check,
     check_holder,
     issue,
     parse_ticket_untrusted,
+    standing,
 )
 
 ISSUER, OTHER, NEWCOMER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2, 3))
@@ -79,6 +83,35 @@ def test_every_altered_field_is_noticed() -> None:
     assert "altered" in refused(changed(peer=OTHER.peer_id), peer=OTHER)
     elsewhere = manifest(OTHER)
     assert "altered" in refused(changed(federation=elsewhere.digest), within=elsewhere)
+
+
+def stands(text: str, now: float = NOW, peer: Identity = NEWCOMER) -> Standing:
+    return standing(MANIFEST, MANIFEST.digest, peer.peer_id, text, now)
+
+
+def test_who_is_listed_needs_no_ticket_to_be_a_member() -> None:
+    listing = replace(MANIFEST, members=(OTHER.peer_id,))
+    for text in ("", "nonsense", str(TICKET)):
+        assert standing(listing, listing.digest, OTHER.peer_id, text, NOW) is Standing.MEMBER
+    assert stands("", peer=OTHER) is Standing.STRANGER
+
+
+def test_for_the_author_of_a_presence_there_is_a_grace() -> None:
+    """As much as clocks may differ, and as long as presences are gathered."""
+    grace = MAX_SKEW_SECONDS + MANIFEST.timing.gather_seconds + MANIFEST.timing.round_seconds
+    assert stands(str(TICKET)) is Standing.MEMBER
+    assert stands(str(TICKET), TICKET.expires + grace - 1) is Standing.MEMBER
+    assert stands(str(TICKET), TICKET.expires + grace) is Standing.EXPIRED
+
+
+def test_whether_nothing_admits_a_peer_does_not_depend_on_the_time() -> None:
+    foreign = issue(ISSUER, federation=bytes(32), peer=NEWCOMER.peer_id, expires=NOW + 86_400)
+    unnamed = issue(OTHER, federation=MANIFEST.digest, peer=NEWCOMER.peer_id, expires=NOW + 86_400)
+    altered = str(changed(expires=NOW + 99_999_999))
+    for now in (0.0, NOW, NOW + 1e9):
+        assert stands(str(TICKET), now, peer=OTHER) is Standing.STRANGER
+        for text in (str(foreign), str(unnamed), altered, "", "nonsense"):
+            assert stands(text, now) is Standing.STRANGER
 
 
 def test_a_signature_for_another_purpose_is_no_ticket() -> None:

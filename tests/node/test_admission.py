@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.manifest import Manifest, from_toml
-from p2pfl.gossip.tickets import issue
+from p2pfl.gossip.tickets import Standing, issue
 from p2pfl.node.admission import MAX_GREETING_BYTES, FederationAdmission, Greeting
 from p2pfl.node.errors import ClockError, TicketProblem
 from p2pfl.node.transport_types import MAX_GREETING, MAX_REASON
@@ -95,6 +95,31 @@ def test_a_ticket_admits_its_holder(admission: FederationAdmission) -> None:
 
 def test_a_member_is_let_in_whatever_became_of_its_ticket(admission: FederationAdmission) -> None:
     assert admission.judge(MEMBER.peer_id, greeting(ticket(MEMBER, days=-1))) is None
+
+
+def test_members_are_known_by_their_tickets_without_having_been_here(
+    admission: FederationAdmission, clock: Clock
+) -> None:
+    """With a grace beyond the expiry, since a roster must be the same everywhere."""
+    assert admission.standing(MEMBER.peer_id, "") is Standing.MEMBER
+    assert admission.standing(GUEST.peer_id, ticket(GUEST)) is Standing.MEMBER
+    assert admission.standing(STRANGER.peer_id, ticket(GUEST)) is Standing.STRANGER
+    clock.now += 86_400 + 60
+    assert not admission.is_member(GUEST.peer_id)
+    assert admission.standing(GUEST.peer_id, ticket(GUEST)) is Standing.MEMBER
+    clock.now += 86_400
+    assert admission.standing(GUEST.peer_id, ticket(GUEST)) is Standing.EXPIRED
+
+
+def test_a_node_shows_its_ticket_unless_it_is_listed(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "ticket.txt"
+    for holder, shown in ((GUEST, ticket(GUEST)), (MEMBER, "")):
+        path.write_text(ticket(holder))
+        own = FederationAdmission(MANIFEST.digest, holder.peer_id, path, MANIFEST, clock)
+        assert own.shown_ticket == shown
+    assert (
+        FederationAdmission(MANIFEST.digest, OWN.peer_id, manifest=MANIFEST, clock=clock).shown_ticket == ""
+    )
 
 
 def test_everybody_else_gets_a_reason_of_their_own(admission: FederationAdmission) -> None:
@@ -226,6 +251,7 @@ def test_a_node_without_a_place_is_told_how_to_get_one(clock: Clock) -> None:
     [
         ("hello", "not a ticket"),
         ("P2PFL-SECRET-KEY-1ABC", "secret key"),
+        ("# p2pfl node identity: keep it secret\n# peer id: x\np2pfl-secret-key-1abc\n", "secret key"),
         (ticket(MEMBER), "another peer"),
         (ticket(GUEST, days=-3), "expired 3 days ago"),
         (ticket(GUEST, within=manifest("lungs")), "another federation"),
@@ -277,6 +303,15 @@ def test_a_majority_can(admission: FederationAdmission, skew: float, words: str)
     admit_with_skews(admission, skew, 0, skew)
     with pytest.raises(ClockError):
         admission.check_clock()
+
+
+def test_colluders_of_a_group_cannot_even_if_they_are_all_who_is_here(clock: Clock) -> None:
+    groups = dataclasses.replace(MANIFEST.groups, colluders=2, minimum=4)
+    wary = dataclasses.replace(MANIFEST, groups=groups)
+    admission = FederationAdmission(wary.digest, OWN.peer_id, manifest=wary, clock=clock)
+    for peer in (MEMBER, ISSUER):
+        assert admission.judge(peer.peer_id, greeting(federation=wary.digest, clock=NOW + 7200)) is None
+    admission.check_clock()
 
 
 # -- anything from anyone

@@ -38,10 +38,10 @@ class Neighbours:
             return self.lies[peer].to_bytes()
         return next(release.to_bytes() for release in held if release.digest == body)
 
-    def fetch(self, newer_than: int = -1, agreeing: int = 2) -> Released | None:
+    def fetch(self, newer_than: int = -1, agreeing: int = 2, before: int = 100) -> Released | None:
         async def main() -> Released | None:
             return await agreed_state(
-                self.ask, lambda: self.holds, (1, 1), newer_than, agreeing, self.plausible
+                self.ask, lambda: self.holds, (1, 1), (newer_than, before), agreeing, self.plausible
             )
 
         return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
@@ -79,10 +79,17 @@ def test_newest_of_several_agreed() -> None:
     def summary(*models: Released) -> Summary:
         return Summary(tuple((release.round, release.digest) for release in models), False)
 
-    found = newest_agreed({A: summary(model(7), model(6)), B: summary(model(7), model(6))}, -1, 2)
+    found = newest_agreed({A: summary(model(7), model(6)), B: summary(model(7), model(6))}, (-1, 9), 2)
     assert found is not None
     assert found[0] == model(7).digest
     assert set(found[1]) == {A, B}
+
+
+def test_of_the_round_that_we_are_in_nothing_is_taken_yet() -> None:
+    """A faster group has finished it; its model is not where ours begins."""
+    found = Neighbours({A: [model(6), model(5)], B: [model(6), model(5)]}).fetch(before=6)
+    assert found is not None
+    assert found.round == 5
 
 
 @pytest.mark.parametrize(("honest", "round"), [(3, 9), (4, 5), (8, 5)])

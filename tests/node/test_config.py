@@ -119,7 +119,18 @@ def test_no_file_is_needed() -> None:
 
 def test_a_federation_is_an_id_or_a_file(file: Path) -> None:
     assert load(file, federation=ID).federation == ID
-    assert load(file, federation=ID[:-1]).federation == Path(ID[:-1])
+    assert load(file, federation="hearts.manifest").federation == Path("hearts.manifest")
+
+
+def test_a_part_of_an_id_is_not_taken_for_a_file(file: Path) -> None:
+    for part in (ID[:12], ID[:-1], f"{ID[:12]}…", f"{ID[:12]}...", ID + "ab"):
+        error = refused(file, federation=part)
+        assert "is not a whole id" in error.what
+        assert "all 64 hexadecimal digits" in error.hint
+    file.write_text(FULL.replace("hearts.manifest", "deadbeef"))
+    assert refused(file).field == "federation.id"
+    (file.parent / "deadbeef").touch()
+    assert load(file).federation == file.parent / "deadbeef"
 
 
 WRONG = [
@@ -143,7 +154,8 @@ WRONG = [
     ('level = "debug"', 'level = "loud"', "log.level"),
     ("json = true", 'json = "maybe"', "log.json"),
     ("json = true", "json = 1", "log.json"),
-    ("[log]", "[logs]", "logs"),
+    ("[log]", "[logs]", "logs.level"),
+    ('[log]\nlevel = "debug"\njson = true', "[logs]", "logs"),
 ]
 
 
@@ -157,6 +169,14 @@ def test_what_is_wrong_is_refused_by_key(file: Path, old: str, new: str, field: 
 def test_an_unknown_key_is_answered_with_the_closest_one(file: Path) -> None:
     file.write_text(FULL.replace("bootstrap =", "boostrap ="))
     assert "did you mean network.bootstrap?" in refused(file).hint
+    file.write_text(FULL)
+    for old, new, meant in (
+        ("[log]", "[logs]", "did you mean log.level? it belongs under [log]"),
+        ("[data]\n", "", "did you mean data.train? it belongs under [data]"),
+        ("[log]\n", '[log]\nstate = "x"\n', "did you mean state? it belongs above all tables"),
+    ):
+        file.write_text(FULL.replace(old, new))
+        assert meant in refused(file).hint
     file.write_text(FULL)
     assert "did you mean P2PFL_LOG_LEVEL?" in refused(file, {"P2PFL_LOGLEVEL": "info"}).hint
 
@@ -178,6 +198,24 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, file: Path) -> None
     file.write_text("P2PFL-SECRET-KEY-1ABC")
     assert "secret key" in refused(file).what
     assert "ABC" not in refused(file).what + refused(file).hint
+
+
+def test_an_empty_value_is_said_to_be_empty(file: Path) -> None:
+    for empty in ('""', '"  "'):
+        file.write_text(FULL.replace('"train.csv"', empty))
+        error = refused(file)
+        assert error.what == "data.train: is empty"
+        assert "quotes" not in error.hint
+    assert refused(None, {"P2PFL_TICKET": ""}, data_train="x").what == "P2PFL_TICKET: is empty"
+
+
+def test_a_key_or_a_ticket_in_place_of_its_file_is_recognised(file: Path) -> None:
+    for field in ("identity", "ticket", "federation", "data_train"):
+        error = refused(file, None, **{field: "P2PFL-SECRET-KEY-1ABC"})
+        assert "a secret key itself" in error.what
+        assert "ABC" not in error.what + error.hint
+        assert "a ticket itself" in refused(file, None, **{field: "p2pfl-ticket-v1:AAAA"}).what
+    assert "ABC" not in refused(file, bootstrap=["p2pfl-secret-key-1ABC"]).what
 
 
 def test_a_home_directory_is_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Awaitable, Callable
+
 import trio
 import trio.testing
 
@@ -28,10 +30,18 @@ class Network:
         return peer
 
 
-def run(network: Network, dialler: Dialler, seconds: float) -> None:
+async def nothing() -> None:
+    pass
+
+
+def run(
+    network: Network, dialler: Dialler, seconds: float, act: Callable[[], Awaitable[None]] = nothing
+) -> None:
     async def main() -> None:
         with trio.move_on_after(seconds):
-            await dialler.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(act)
+                await dialler.run()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
@@ -102,3 +112,21 @@ def test_a_peer_reached_by_hearsay_is_kept() -> None:
     network.here, network.up = set(), set()
     run(network, dialler, 3600)
     assert len(network.tries) > HEARSAY_TRIES + 1
+
+
+def test_whoever_called_us_is_called_back_when_it_is_lost() -> None:
+    """Its address is learnt while it is connected: no call then, and one soon after."""
+    network = Network()
+    network.up, network.here = {ADDRESS}, {OTHER}
+    dialler = Dialler(OWN, network.connect, lambda: network.here)
+    dialler.try_reaching([ADDRESS])
+
+    async def lose() -> None:
+        await trio.sleep(300)
+        assert network.tries == []
+        network.here = set()
+        dialler.lost(OTHER)
+
+    run(network, dialler, 310, lose)
+    assert network.here == {OTHER}
+    assert len(network.tries) == 1

@@ -114,8 +114,15 @@ def test_truncated_doubled_and_foreign_files_are_refused(path: Path) -> None:
         "-----BEGIN OPENSSH PRIVATE KEY-----\n",
         "A" * 5000,
     ):
-        assert "damaged" in reason(rewritten(path, text))
-    assert "a ticket, not an identity" in reason(rewritten(path, "p2pfl-ticket-v1:AAAA\n"))
+        assert "not an identity, or damaged" in reason(rewritten(path, text))
+
+
+def test_what_a_file_is_matters_before_who_may_read_it(path: Path) -> None:
+    path.chmod(0o644)
+    assert "open to others" in reason(path)
+    for text in ("p2pfl-ticket-v1:AAAA\n", "\n# for north\n p2pfl-ticket-v1:AAAA"):
+        assert "a ticket, not an identity" in reason(rewritten(path, text))
+    assert "not an identity" in reason(rewritten(path, 'identity = "identity.key"\n'))
 
 
 def test_white_space_and_comments_do_not_matter(path: Path) -> None:

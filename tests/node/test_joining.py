@@ -1,7 +1,7 @@
 """How a node comes by its manifest, and that it takes no other."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,10 +75,10 @@ def store(tmp_path: Path) -> Any:
         yield opened
 
 
-def obtain(config: NodeConfig, store: Store, members: Members | None = None) -> Manifest:
+def obtain(members: Members) -> Manifest:
     async def main() -> Manifest:
-        transport = cast(Transport, members or Members({}))
-        return await obtain_manifest(config, store, transport, OURS.digest)
+        transport = cast(Transport, members)
+        return await obtain_manifest(transport, OURS.digest, ["/ip4/10.0.0.1/tcp/1/p2p/A"])
 
     return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
@@ -109,30 +109,16 @@ def test_state_of_another_federation_is_left_alone(tmp_path: Path, store: Store,
 # -- the manifest
 
 
-def test_what_is_on_disk_is_not_asked_for(tmp_path: Path, store: Store) -> None:
-    path = tmp_path / "hearts.manifest"
-    path.write_bytes(canonical_bytes(OURS))
-    members = Members({A: canonical_bytes(ANOTHER)})
-    assert obtain(config(tmp_path, path), store, members) == OURS
-    store.bind_manifest(canonical_bytes(OURS))
-    assert obtain(config(tmp_path, OURS.federation_id), store, members) == OURS
-    assert members.asked == []
-
-
-def test_a_newcomer_takes_the_manifest_with_the_right_digest_only(tmp_path: Path, store: Store) -> None:
-    newcomer = config(tmp_path, OURS.federation_id, ("/ip4/10.0.0.1/tcp/1/p2p/A",))
+def test_a_newcomer_takes_the_manifest_with_the_right_digest_only() -> None:
     members = Members({A: canonical_bytes(ANOTHER), B: canonical_bytes(OURS)}, here_at=20)
-    assert obtain(newcomer, store, members) == OURS
+    assert obtain(members) == OURS
     refusing = Members({A: NetworkError("this node has no manifest yet itself", "wait"), B: b"\xff"})
     with pytest.raises(NetworkError, match="let this node in within"):
-        obtain(newcomer, store, refusing)
+        obtain(refusing)
     assert {A, B} == set(refusing.asked)
 
 
-def test_nobody_there_is_said_after_a_while_and_nowhere_to_ask_at_once(tmp_path: Path, store: Store) -> None:
-    alone = config(tmp_path, OURS.federation_id)
-    with pytest.raises(ConfigError, match=r"network\.bootstrap"):
-        obtain(alone, store)
+def test_nobody_there_is_said_after_a_while() -> None:
     late = Members({B: canonical_bytes(OURS)}, here_at=JOIN_SECONDS + 1)
     with pytest.raises(NetworkError, match="tried /ip4/10"):
-        obtain(replace(alone, bootstrap=("/ip4/10.0.0.1/tcp/1/p2p/A",)), store, late)
+        obtain(late)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.randomness import seeded_random
+from p2pfl.crypto.ring import decode
 from p2pfl.gossip.errors import LocalProtocolError
 from p2pfl.gossip.events import Completed, Skipped
 from p2pfl.gossip.manifest import (
@@ -26,8 +29,9 @@ from p2pfl.gossip.manifest import (
     TrainingSpec,
 )
 from p2pfl.gossip.thresholds import thresholds
-from p2pfl.node.learner import Learner, mixing_rounds
-from p2pfl.node.privacy import Budget, calibrated
+from p2pfl.node.learner import EVALUATION_TRIES, Learner, mixing_rounds, most_mixing_rounds
+from p2pfl.node.privacy import PARAMETER_LIMIT, Budget, calibrated
+from p2pfl.node.released import Released
 from p2pfl.node.store import Store
 from p2pfl.node.training.table import Table
 from p2pfl.node.training.trainer import Trainer
@@ -216,18 +220,134 @@ def test_behind_and_adopt(make: Make) -> None:
     assert learners[0].released is newer
 
 
+def edges(learner: Learner, good: Released) -> dict[str, tuple[Released, Released]]:
+    """For each bound, the last release within it and the first beyond."""
+    size = learner._manifest.groups.size
+    latest = good.round + 1 + most_mixing_rounds(size)
+    start, last = good.training_start, good.training_start + ROUNDS - 1
+
+    def vectors(field: str, stage: str) -> tuple[Released, Released]:
+        most = 2.0 ** (31 - learner._plan(stage).encoding.fraction_bits)
+        values = getattr(good, field).copy()
+        inside, beyond = values.copy(), values.copy()
+        inside[-1], beyond[-1] = -most, -np.nextafter(most, np.inf)
+        return replace(good, **{field: inside}), replace(good, **{field: beyond})
+
+    return {
+        "the first training round": (replace(good, training_start=1), replace(good, training_start=0)),
+        "mixing": (replace(good, training_start=latest), replace(good, training_start=latest + 1)),
+        "the last round": (replace(good, round=last), replace(good, round=last + 1)),
+        "statistics": vectors("statistics", "statistics"),
+        "parameters": vectors("parameters", "training"),
+        "far away": (
+            replace(good, round=start + 1),
+            replace(good, round=(1 << 39) + 1, training_start=1 << 39),
+        ),
+    }
+
+
 def test_only_what_this_federation_can_release_is_plausible(make: Make) -> None:
     learners = make(manifest())
     for round in range(3):
         one_round(learners, round)
     good = learners[0].released
     assert good is not None
-    assert learners[1].plausible(good)
-    for bad in (
-        replace(good, round=1 << 39),
-        replace(good, training_start=1 << 39),
-        replace(good, training_start=0),
-        replace(good, parameters=np.full_like(good.parameters, 1e308)),
-        replace(good, statistics=np.full_like(good.statistics, 1e308)),
-    ):
-        assert not learners[1].plausible(bad)
+    learner = learners[1]
+    for bound, (inside, beyond) in edges(learner, good).items():
+        assert learner.plausible(inside, 1000), bound
+        assert not learner.plausible(beyond, 1000), bound
+
+
+def test_nobody_can_have_released_the_round_that_we_are_in(make: Make) -> None:
+    learners = make(manifest())
+    for round in range(3):
+        one_round(learners, round)
+    good = learners[0].released
+    assert good is not None
+    assert good.round == 2
+    assert learners[1].plausible(good, 3)
+    assert not learners[1].plausible(good, 2)
+    assert learners[1].plausible(good, None)
+
+
+@pytest.mark.parametrize("mode", ["distributed", "none"])
+def test_what_a_sum_can_decode_to_is_plausible(make: Make, mode: str) -> None:
+    """A model that drifted, or statistics of the largest tables with all their noise, are still ours."""
+    learner, *others = make(manifest(mode))
+    one_round([learner, *others], 0)
+    ahead = learner.released
+    assert ahead is not None
+    learner.prepare(1)
+    total = np.full(len(ahead.parameters), 0x7FFFFFFF, np.uint32)
+    learner.completed(Completed(1, "training", total, PEERS[:1], PEERS, FOUR))
+    assert learner.released is not None
+    assert np.abs(learner.released.parameters).max() > PARAMETER_LIMIT
+    assert others[0].plausible(learner.released, 2)
+
+
+@given(st.integers(1, 100_000), st.integers(3, 16))
+def test_mixing_is_bounded_for_every_population(population: int, size: int) -> None:
+    assert 0 <= mixing_rounds(population, size) <= most_mixing_rounds(size) < 20
+
+
+def test_with_a_dropped_member_the_mean_is_over_the_survivors(make: Make) -> None:
+    learners = make(manifest("none"))
+    for stage in ("statistics", "training"):
+        round = 0 if stage == "statistics" else 1
+        for learner in learners:
+            learner.prepare(round)
+        rows = [learner.contribute(round, FOUR) for learner in learners[:3]]
+        total: NDArray[np.uint32] = np.sum(rows, axis=0, dtype=np.uint32)
+        mean = decode(total, learners[0]._plan(stage).encoding) / 3
+        for learner in learners:  # the one that was dropped learns the same sum
+            learner.completed(Completed(round, stage, total, PEERS[:3], PEERS, FOUR))
+            assert learner.released is not None
+            values = learner.released.statistics if round == 0 else learner.released.parameters
+            assert np.array_equal(values, mean)
+    assert learners[0].released is not None
+    assert learners[0].released.statistics[0] == 200  # records of one member
+
+
+def test_killed_after_charging_it_never_takes_part_in_that_round_again(make: Make) -> None:
+    agreed = manifest()
+    learners = make(agreed)
+    one_round(learners, 0)
+    learners[0].prepare(1)
+    learners[0].contribute(1, FOUR)
+    again = make(agreed)
+    assert again[0].released is not None
+    assert again[0].released.round == 0
+    assert [learner.next_round for learner in again] == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("mode", ["distributed", "none"])
+def test_who_has_evaluated_is_done_after_a_restart_and_charges_nothing_more(make: Make, mode: str) -> None:
+    agreed = manifest(mode)
+    learners = make(agreed)
+    for round in range(ROUNDS + 1):
+        one_round(learners, round)
+        assert not learners[0].done
+    assert not make(agreed)[0].done
+    learners = make(agreed)
+    assert one_round(learners, ROUNDS + 1) == "evaluation"
+    evaluation = learners[0].federation_evaluation
+    assert evaluation is not None
+    again = make(agreed)
+    assert again[0].done
+    assert again[0].federation_evaluation == evaluation
+    assert again[0].next_round == ROUNDS + 2
+    assert again[0].prepare(again[0].next_round) is None
+    assert len(again[0]._store.mechanisms()) == (ROUNDS + 2 if mode != "none" else 0)
+
+
+def test_who_may_evaluate_no_more_is_done_after_a_restart(make: Make) -> None:
+    agreed = manifest("none")
+    learners = make(agreed)
+    for round in range(ROUNDS + 1):
+        one_round(learners, round)
+    for round in range(ROUNDS + 1, ROUNDS + 1 + EVALUATION_TRIES):
+        assert not learners[0].done
+        learners[0].prepare(round)
+        learners[0].contribute(round, FOUR)
+        learners[0].skipped(Skipped(round, "evaluation", "too few survivors", True))
+    assert make(agreed)[0].done

@@ -85,6 +85,8 @@ HEAD = "age,sex,dose,site,sick\n"
     [
         ("", ["the file is empty"]),
         ("\n\n", ["the file is empty"]),
+        ("age;sex;dose;site;sick\n30;f;0,5;a;yes\n", ["separated by semicolons, not commas"]),
+        ("age\tsex\tdose\tsite\tsick\n", ["separated by tabs, not commas"]),
         (HEAD, ["no rows"]),
         (HEAD + "?,f,0,a,yes\n", ["all 1 rows"]),
         ("age,sex,dose,site\n1,f,0,a\n", ["column sick", "missing from the header"]),

@@ -619,11 +619,19 @@ def test_a_port_in_use_is_named() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("address", ["nonsense", "/ip4/127.0.0.1/udp/1/quic-v1", "/ip4/192.0.2.7/tcp/0"])
-def test_addresses_that_cannot_be_listened_on(address: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("nonsense", "write it as"),
+        ("/ip4/127.0.0.1/udp/1/quic-v1", "write it as"),
+        ("/ip4/192.0.2.7/tcp/0", "not an address of this machine"),
+    ],
+)
+def test_addresses_that_cannot_be_listened_on(address: str, hint: str) -> None:
     async def test() -> None:
-        with pytest.raises(NetworkError, match="cannot listen on"):
+        with pytest.raises(NetworkError, match=f"cannot listen on {address}") as caught:
             await transport(1, listen=(address,)).run()
+        assert hint in caught.value.hint
 
     run(test)
 

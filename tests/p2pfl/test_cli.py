@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -16,9 +18,10 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import decode_manifest_untrusted
 from p2pfl.gossip.tickets import check, parse_ticket_untrusted
 from p2pfl.node import errors
-from p2pfl.node.config import NodeConfig
 from p2pfl.node.errors import ExitCode, StorageError, UserError
 from p2pfl.node.identity_file import load_identity, save_identity
+from p2pfl.node.start import Prepared
+from p2pfl.node.store import Store
 
 ROOT = Path(__file__).parents[2]
 ISSUER, MEMBER, GUEST = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2, 3))
@@ -54,7 +57,18 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def signals_kept() -> Iterator[None]:
+    """`p2pfl node` is the process, and keeps the handlers that it sets; here it is a guest."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals_kept: None
+) -> Run:
     """Runs the command line in an empty directory: status, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     for name in os.environ:
@@ -92,7 +106,10 @@ def test_a_usage_error_is_status_2_with_a_hint(run: Run) -> None:
     refused(run, ExitCode.USAGE, "COMMAND")
     assert "did you mean node?" in refused(run, ExitCode.USAGE, "unknown command 'nod'", "nod")
     refused(run, ExitCode.USAGE, "FILE.toml", "federation", "create")
-    refused(run, ExitCode.USAGE, "unrecognized arguments: --wat", "node", "--wat")
+    err = refused(run, ExitCode.USAGE, "unrecognized arguments: --boostrap x", "node", "--boostrap", "x")
+    assert "did you mean --bootstrap?; see `p2pfl node --help`" in err
+    err = refused(run, ExitCode.USAGE, "unrecognized arguments: a.toml", "node", "a.toml")
+    assert "did you mean --config a.toml?" in err
     refused(run, ExitCode.USAGE, "--rounds must be at least 1", "demo", "--rounds", "0")
     refused(run, ExitCode.USAGE, "invalid int value", "demo", "--rounds", "many")
 
@@ -143,6 +160,42 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--version",),
+        ("node", "--help"),
+        ("federation", "show", "--json", "hearts.manifest"),
+        ("privacy", "--federation", "hearts.manifest"),
+    ],
+)
+def test_output_that_cannot_be_written_is_a_matter_of_storage(
+    words: tuple[str, ...], federation: str, tmp_path: Path
+) -> None:
+    with FULL.open("wb") as full:
+        done = process(*words, cwd=tmp_path, stdout=full)
+    assert done.returncode == ExitCode.STORAGE
+    assert "p2pfl: error: cannot write the output: no space left on device\np2pfl: hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def process(*words: str, cwd: Path, stdout: IO[bytes]) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "p2pfl", *words],
+        cwd=cwd,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_exit_codes_are_documented() -> None:
@@ -386,26 +439,201 @@ def test_node_checks_its_config_before_anything_heavy(run: Run) -> None:
     )
 
 
-def test_node_hands_its_config_to_the_daemon(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[NodeConfig, bool]] = []
+CSV = "age,num\n50,0\n60,2\n"
+
+
+@pytest.fixture
+def home(run: Run, federation: str) -> Path:
+    """A listed member's directory that would start: config, key, records; the manifest is beside it."""
+    home = Path("home")
+    home.mkdir()
+    save_identity(home / "identity.key", MEMBER)
+    for name in ("train.csv", "test.csv"):
+        (home / name).write_text(CSV)
+    (home / "node.toml").write_text(
+        '[federation]\nid = "../hearts.manifest"\n[data]\ntrain = "train.csv"\ntest = "test.csv"\n'
+    )
+    return home
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Prepared, bool]]:
+    """In place of the daemon: what it was started with. It is not imported, so that nothing can begin."""
+    started: list[tuple[Prepared, bool]] = []
 
     class Daemon:
         @staticmethod
-        def run_node(config: NodeConfig, *, until_done: bool) -> int:
-            calls.append((config, until_done))
+        def run_node(prepared: Prepared, *, until_done: bool) -> int:
+            started.append((prepared, until_done))
             return 0
 
     monkeypatch.setitem(sys.modules, "p2pfl.node.daemon", Daemon)
-    Path("node.toml").write_text('[data]\ntrain = "d.csv"\n')
-    id_ = "ab" * 32
+    return started
+
+
+def test_node_hands_what_it_opened_to_the_daemon(
+    run: Run, home: Path, daemon: list[tuple[Prepared, bool]]
+) -> None:
     listen = ("--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/tcp/1")
-    assert (
-        run("node", "--config", "node.toml", "--federation", id_, *listen, "--until-done", "--json-logs")[0]
-        == 0
-    )
-    [(config, until_done)] = calls
+    assert run("node", "--config", "home/node.toml", *listen, "--until-done", "--json-logs")[0] == 0
+    [(prepared, until_done)] = daemon
     assert until_done
-    assert config.federation == id_
-    assert config.listen == listen[1::2]
-    assert config.json_logs
-    assert config.data_train == Path("d.csv")
+    assert prepared.config.listen == listen[1::2]
+    assert prepared.config.json_logs
+    assert prepared.identity.peer_id == MEMBER.peer_id
+    assert prepared.manifest is not None
+    assert prepared.manifest.digest == prepared.federation
+    assert prepared.records is not None
+    assert prepared.records.test is not None
+    assert (len(prepared.records.train), len(prepared.records.test)) == (2, 2)
+
+
+def edit(path: str, text: str) -> Callable[[], object]:
+    return lambda: Path("home", path).write_text(text)
+
+
+MISTAKES: list[tuple[Callable[[], object], ExitCode, str, str]] = [
+    (edit("train.csv", "age,nmu\n50,0\n"), ExitCode.DATA, "data.train: home/train.csv, column num", "show"),
+    (edit("train.csv", CSV + "old,0\n"), ExitCode.DATA, "train.csv, line 4, column age: 'old'", "point"),
+    (edit("train.csv", CSV.replace(",", ";")), ExitCode.DATA, "data.train: ", "commas"),
+    (edit("test.csv", "age\n50\n"), ExitCode.DATA, "data.test: home/test.csv, column num", "show"),
+    (lambda: Path("home/test.csv").unlink(), ExitCode.DATA, "data.test: home/test.csv: cannot", "path"),
+    (lambda: Path("home/identity.key").unlink(), ExitCode.IDENTITY, "identity: home/identity.key", "init"),
+    (lambda: Path("home/identity.key").chmod(0o644), ExitCode.IDENTITY, "mode 0644", "chmod 600"),
+    (lambda: Path("hearts.manifest").unlink(), ExitCode.FEDERATION, "federation.id: ", "path"),
+    (lambda: Path("hearts.toml").rename("hearts.manifest"), ExitCode.FEDERATION, "federation.id: ", "create"),
+]
+
+
+@pytest.mark.parametrize(("break_it", "status", "words", "remedy"), MISTAKES)
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_mistake_is_found_before_anything_begins(
+    run: Run,
+    home: Path,
+    daemon: list[tuple[Prepared, bool]],
+    break_it: Callable[[], object],
+    status: ExitCode,
+    words: str,
+    remedy: str,
+    joined: bool,
+) -> None:
+    node: tuple[str, ...] = ("node", "--config", "home/node.toml")
+    if joined and status != ExitCode.FEDERATION:  # by its id: the manifest is in the state directory
+        with Store.open(home / "state", MEMBER) as store:
+            store.bind_manifest(Path("hearts.manifest").read_bytes())
+        node = (
+            *node,
+            "--federation",
+            decode_manifest_untrusted(Path("hearts.manifest").read_bytes()).federation_id,
+        )
+    break_it()
+    assert remedy in refused(run, status, words, *node)
+    assert not daemon
+
+
+def test_tickets_are_looked_at_before_anything_begins(
+    run: Run, home: Path, daemon: list[tuple[Prepared, bool]]
+) -> None:
+    node = ("node", "--config", "home/node.toml", "--identity", "guest.key")
+    save_identity(Path("guest.key"), GUEST)
+    err = refused(run, ExitCode.TICKET, "no ticket is configured", *node)
+    assert f"p2pfl federation invite {GUEST.peer_id}" in err
+    ticket = (*node, "--ticket", "ticket.txt")
+    refused(run, ExitCode.TICKET, "federation.ticket: ticket.txt: no such file", *ticket)
+    assert run(*invite("--out", "ticket.txt", peer=ISSUER.peer_id))[0] == 0
+    refused(run, ExitCode.TICKET, f"issued to another peer, {ISSUER.peer_id}", *ticket)
+    assert not daemon
+    assert run(*invite("--out", "ticket.txt"))[0] == 0
+    assert run(*ticket)[0] == 0
+    assert len(daemon) == 1
+
+
+def test_without_the_manifest_data_files_must_at_least_be_readable(
+    run: Run, home: Path, federation: str, daemon: list[tuple[Prepared, bool]]
+) -> None:
+    node: tuple[str, ...] = ("node", "--config", "home/node.toml", "--federation", federation)
+    refused(run, ExitCode.CONFIG, "network.bootstrap: not set", *node)
+    node = (*node, "--bootstrap", f"/ip4/192.0.2.1/tcp/4001/p2p/{ISSUER.peer_id}")
+    assert run(*node)[0] == 0
+    [(prepared, _)] = daemon
+    assert prepared.manifest is None
+    assert prepared.records is None
+    refused(run, ExitCode.DATA, "data.train: gone.csv: cannot be read", *node, "--data-train", "gone.csv")
+    refused(run, ExitCode.DATA, "data.test: home: cannot be read", *node, "--data-test", "home")
+    Path("home/test.csv").write_text("")
+    refused(run, ExitCode.DATA, "data.test: home/test.csv: the file is empty", *node)
+    assert len(daemon) == 1
+
+
+def test_a_mistake_in_the_data_is_found_without_torch(run: Run, home: Path) -> None:
+    (home / "train.csv").write_text("age\n50\n")
+    script = (
+        "import sys; from p2pfl.cli import main; status = main(sys.argv[1:]);"
+        "print(status, 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, "node", "--config", "home/node.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "7 False\n"
+
+
+# -- stopping
+SIGNALLED = """
+import signal, sys, types
+import p2pfl.commands.node as command
+from p2pfl import cli
+
+def stop(*_, **__):
+    signal.raise_signal(signal.{name})
+    print("went on")
+    return 5
+
+{place}
+sys.exit(cli.main(["node", "--config", "home/node.toml"]))
+"""
+PLACES = {
+    "reading the config": "command.load_config = stop",
+    "at the end of the imports": "sys.modules['p2pfl.node.daemon'] = types.SimpleNamespace(run_node=stop)",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("SIGTERM", "reading the config"),
+        ("SIGINT", "at the end of the imports"),
+        ("SIGHUP", "at the end of the imports"),
+    ],
+)
+def test_a_stop_during_the_start_is_a_clean_end(run: Run, home: Path, name: str, place: str) -> None:
+    done = signalled(name, PLACES[place])
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"p2pfl: {name}: stopping; what was committed is kept\n"
+
+
+def signalled(name: str, place: str, *before: str) -> subprocess.CompletedProcess[str]:
+    script = SIGNALLED.format(name=name, place=place)
+    command = [*before, sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+
+
+def test_nohup_outlives_its_terminal(run: Run, home: Path) -> None:
+    place = PLACES["at the end of the imports"]
+    done = signalled("SIGHUP", place, "nohup")
+    assert (done.returncode, done.stdout) == (5, "went on\n")
+    assert signalled("SIGTERM", place, "nohup").returncode == 0
+
+
+def test_a_running_node_ends_cleanly_when_its_terminal_closes(run: Run, home: Path) -> None:
+    command = [sys.executable, "-m", "p2pfl", "node", "--config", "home/node.toml"]
+    listen = ("--listen", "/ip4/127.0.0.1/tcp/0")
+    with subprocess.Popen(
+        [*command, *listen], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as node:
+        assert node.stdout is not None
+        assert node.stderr is not None
+        assert node.stdout.readline().startswith("listening on /ip4/127.0.0.1/tcp/")
+        node.send_signal(signal.SIGHUP)
+        err = node.stderr.read()
+        assert node.wait(60) == 0
+    assert "SIGHUP: stopping; what was committed is kept" in err
+    assert "Traceback" not in err

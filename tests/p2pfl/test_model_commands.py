@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from p2pfl.node.errors import ExitCode
 from p2pfl.node.identity_file import load_identity, save_identity
 from p2pfl.node.privacy import dimension, stage_plan
 from p2pfl.node.released import Released
-from p2pfl.node.store import Store
+from p2pfl.node.store import DATABASE, Store
 from p2pfl.node.training.table import load_table
 from p2pfl.node.training.unlabelled import load_unlabelled
 
@@ -210,10 +211,22 @@ def test_predict_nothing(run: Run, node: Node) -> None:
     )
 
 
+def test_predictions_of_predictions_have_columns_of_their_own(run: Run, node: Node) -> None:
+    predict = ("predict", "--config", "node.toml", "--data")
+    Path("new.csv").write_text("sex,age\nm,80\n")
+    for added in ("probability,positive", "predicted_probability,predicted_positive"):
+        out = run(*predict, "new.csv")[1]
+        assert out.splitlines()[0].endswith(added)
+        Path("new.csv").write_text(out)
+    names = run(*predict, "new.csv")[1].splitlines()[0].split(",")
+    assert len(names) == len(set(names)) == 8
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("", "the file is empty"),
+        ("age;sex\n1;f\n", "separated by semicolons"),
         ("age\n1\n", "column sex: missing from the header"),
         ("age,age,sex\n1,1,f\n", "column age: there more than once"),
         ("age,sex\n1\n", "line 2: 1 cells, but the header has 2"),
@@ -257,6 +270,16 @@ def test_mode_none_has_no_epsilon(run: Run, node: Node) -> None:
 def test_an_edited_ledger_is_refused(run: Run) -> None:
     node = made(NOISED)
     node.store.charge(0, stage_plan(NOISED, "statistics", 3).mechanism(NOISED.groups.thresholds))
-    node.store._connection.execute("UPDATE journal SET body = x'00'")
     node.store.close()
+    with sqlite3.connect(Path("state") / DATABASE) as connection:
+        connection.execute("UPDATE journal SET body = x'00'")
     assert "was changed" in error(run, ExitCode.STORAGE, "privacy", "--config", "node.toml")
+
+
+def test_a_ledger_that_was_emptied_is_refused_and_not_reported_as_unspent(run: Run) -> None:
+    node = made(NOISED)
+    node.store.charge(0, stage_plan(NOISED, "statistics", 3).mechanism(NOISED.groups.thresholds))
+    node.store.close()
+    with sqlite3.connect(Path("state") / DATABASE) as connection:
+        connection.execute("DELETE FROM journal")
+    assert "removed" in error(run, ExitCode.STORAGE, "privacy", "--config", "node.toml")

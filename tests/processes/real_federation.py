@@ -80,11 +80,7 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        select_nothing()
-
-
-def select_nothing() -> None:
-    time.sleep(0.1)
+        time.sleep(0.1)
 
 
 class Member:

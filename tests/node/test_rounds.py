@@ -1,0 +1,264 @@
+"""What a node says of itself over its rounds and restarts, and what it keeps of others."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.gossip.events import Begin, Contribute, EpochBegan, Evidence, Prepared, Waiting
+from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
+from p2pfl.gossip.messages import Limits, Masked, decode_untrusted, encode
+from p2pfl.gossip.participant import MESSAGES
+from p2pfl.gossip.wire import signed
+from p2pfl.heart_disease import FEDERATION_TOML
+from p2pfl.node.accountant import epsilon
+from p2pfl.node.catch_up import Summary
+from p2pfl.node.learner import Learner
+from p2pfl.node.privacy import dimension, stage_plan
+from p2pfl.node.released import Released
+from p2pfl.node.rounds import OneThread, Rounds, attested, status_at_start
+from p2pfl.node.store import RoundOutcome, Store
+from p2pfl.node.training.trainer import Evaluation
+
+IDENTITY, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
+PEERS = (IDENTITY.peer_id, OTHER.peer_id)
+SUMS = (61.0, 80.0, 30.5)
+MODEL = Released(2, 1, np.array([1.0]), np.array([0.5]))
+
+
+def manifest(mode: str = "distributed") -> Manifest:
+    draft = from_toml(FEDERATION_TOML.read_text(encoding="utf-8").replace("ISSUER", IDENTITY.peer_id))
+    if mode == "none":
+        return replace(draft, privacy=draft.privacy.with_mode("none"))
+    privacy = replace(
+        draft.privacy,
+        noise_multiplier=4.0,
+        statistics_noise_multiplier=4.0,
+        evaluation_noise_multiplier=4.0,
+    )
+    return replace(draft, privacy=privacy)
+
+
+@dataclass
+class Played:
+    """A learner without torch: adopts what is plausible, which is what was released before ``before``."""
+
+    released: Released | None = None
+    recent: tuple[Released, ...] = ()
+    population: int = 1
+    dimensions: tuple[int, int] = (1, 1)
+    trained: bool = False
+    told: list[int | None] = field(default_factory=list)
+
+    def behind(self, round: int) -> bool:
+        return self.released is None
+
+    def plausible(self, released: Released, before: int | None) -> bool:
+        self.told.append(before)
+        return True
+
+    def adopt(self, released: Released) -> None:
+        self.released = released
+
+    def prepare(self, round: int) -> Prepared | None:
+        return None
+
+    def contribute(self, round: int, thresholds: object) -> np.ndarray:
+        return np.zeros(1, np.uint32)
+
+    def own_evaluation(self) -> Evaluation:
+        return Evaluation(8.0, 10.0, 4.0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path, IDENTITY) as opened:
+        yield opened
+
+
+def trained(store: Store, agreed: Manifest, *, evaluated: bool) -> None:
+    """What three rounds and a skipped one leave behind."""
+    store.bind_manifest(canonical_bytes(agreed))
+    stages = ["statistics", "training", "training", "evaluation"]
+    for round, stage in enumerate(stages if evaluated else stages[:3]):
+        plan = stage_plan(agreed, stage, dimension(agreed, stage))
+        store.charge(round, plan.mechanism(agreed.groups.thresholds) if plan.charged else None)
+        sums = SUMS if stage == "evaluation" else None
+        store.record_round(RoundOutcome(round, stage, PEERS, PEERS, "", True, 0, sums))
+    store.record_round(RoundOutcome(9, "training", (), (), "too few survivors", False, 0))
+    store.save_released(MODEL)
+
+
+def rounds(store: Store, agreed: Manifest, learner: Played, holds: Released | None = None) -> Rounds:
+    async def ask(peer: PeerId, name: str, body: bytes, most: int) -> bytes:
+        assert holds is not None
+        if name == "summary":
+            return Summary(((holds.round, holds.digest),), False).to_bytes()
+        return holds.to_bytes()
+
+    status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
+    made = (agreed, cast(Learner, learner), store, status, OneThread(), ask)
+    return Rounds(*made, lambda: () if holds is None else (PeerId("B"), PeerId("C")))
+
+
+def run(main: Any) -> None:
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def written(store: Store) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((store.directory / "status.json").read_text())
+    return found
+
+
+# -- status
+def test_a_new_node_has_nothing_to_tell(store: Store) -> None:
+    status = status_at_start(IDENTITY.peer_id, bytes(32), store)
+    assert (status.phase, status.completed, status.epsilon, status.model) == ("starting", 0, None, "")
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_before_it_is_first_written_it_says_what_the_store_knows(store: Store, evaluated: bool) -> None:
+    agreed = manifest()
+    trained(store, agreed, evaluated=evaluated)
+    status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
+    assert (status.completed, status.skipped, status.training_completed) == (4 if evaluated else 3, 1, 2)
+    assert status.last_skip == "too few survivors"
+    assert status.rounds_total == agreed.training.rounds
+    spent = epsilon(store.mechanisms(), agreed.privacy.delta)
+    assert (status.epsilon, status.epsilon_rdp) == (spent.pld, spent.rdp)
+    assert (status.epsilon_budget, status.delta) == (agreed.privacy.epsilon, agreed.privacy.delta)
+    assert [colluders for colluders, _ in status.ladder] == [1, 2, 3]
+    assert status.model == str(store.model_path)
+    assert status.evaluation == (Evaluation(*SUMS).as_dict() if evaluated else {})
+    assert status.phase == ("done" if evaluated else "starting")
+
+
+def test_mode_none_has_no_epsilon(store: Store) -> None:
+    trained(store, manifest("none"), evaluated=True)
+    status = status_at_start(IDENTITY.peer_id, bytes(32), store)
+    assert (status.privacy_mode, status.epsilon, status.epsilon_budget, status.ladder) == (
+        "none",
+        None,
+        None,
+        [],
+    )
+
+
+def test_a_finished_node_stays_done_whatever_the_machine_says(store: Store) -> None:
+    agreed = manifest("none")
+    trained(store, agreed, evaluated=True)
+    work = rounds(store, agreed, Played(released=MODEL))
+
+    async def main() -> None:
+        await work.finish()
+        assert work.summary().done
+        work.waiting(Waiting("alone"))
+        work.epoch_began(EpochBegan(1, 10, PEERS))
+        await work.prepare(Begin(10, PEERS))
+
+    run(main)
+    found = written(store)
+    assert found["phase"] == "done"
+    assert found["evaluation"] == Evaluation(*SUMS).as_dict()
+    assert found["own_evaluation"]["accuracy"] == 0.8
+    assert found["model"].endswith("model-00000002.safetensors")
+
+
+def test_an_epsilon_that_is_out_of_date_is_not_shown(store: Store) -> None:
+    """Until it is computed again, none is better than one that is too small."""
+    agreed = manifest()
+    trained(store, agreed, evaluated=False)
+    work = rounds(store, agreed, Played(released=MODEL))
+
+    async def main() -> None:
+        await work.contribute(Contribute(3, 0, PEERS, agreed.groups.thresholds))
+        await work.prepare(Begin(4, PEERS))
+        assert (written(store)["epsilon"], written(store)["ladder"]) == (None, [])
+        await work.finish()
+
+    run(main)
+    assert written(store)["epsilon"] == epsilon(store.mechanisms(), agreed.privacy.delta).pld
+
+
+# -- others
+OURS, NEWER = replace(MODEL, round=1), replace(MODEL, round=8)
+
+
+@pytest.mark.parametrize(
+    ("done", "waiting", "newest", "over"),
+    [
+        (0, 3, OURS, False),
+        (1, 0, OURS, False),  # one may be lying
+        (2, 0, OURS, True),  # the federation skipped its last training round
+        (2, 2, OURS, True),
+        (2, 3, OURS, False),  # most go on
+        (2, 1, NEWER, True),  # and we hold it then
+    ],
+)
+def test_when_it_is_over_without_us(
+    store: Store, done: int, waiting: int, newest: Released, over: bool
+) -> None:
+    others = {PeerId(str(number)): number < done for number in range(done + waiting)}
+
+    async def ask(peer: PeerId, name: str, body: bytes, most: int) -> bytes:
+        held = newest if others[peer] else OURS
+        return (
+            Summary(((held.round, held.digest),), others[peer]).to_bytes()
+            if name == "summary"
+            else held.to_bytes()
+        )
+
+    agreed, learner = manifest("none"), Played(released=OURS)
+    status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
+    work = Rounds(agreed, cast(Learner, learner), store, status, OneThread(), ask, lambda: others)
+    found: list[bool] = []
+
+    async def main() -> None:
+        found.append(await work.over_without_us())
+        work.epoch_began(EpochBegan(0, 0, PEERS))
+        found.append(await work.over_without_us())
+
+    run(main)
+    assert found == [over, False]  # never while we learn
+
+
+def test_a_newcomer_is_told_which_round_it_is_in(store: Store) -> None:
+    learner = Played()
+    work = rounds(store, manifest("none"), learner, MODEL)
+
+    async def main() -> None:
+        await work.prepare(Begin(7, PEERS))
+
+    run(main)
+    assert learner.told == [7]
+    assert learner.released is not None
+    assert learner.released.digest == MODEL.digest
+
+
+def test_evidence_is_kept_with_its_signature_and_without_its_bulk(store: Store) -> None:
+    work = rounds(store, manifest("none"), Played())
+    masked = [
+        signed(OTHER, Masked.of(OTHER.peer_id, (1, 0, bytes(32)), np.full(100_000, value, np.uint32)))
+        for value in (1, 2)
+    ]
+
+    async def main() -> None:
+        await work.evidence(Evidence(OTHER.peer_id, "two masked vectors", tuple(masked)))
+
+    run(main)
+    ((peer, kind, messages),) = store.evidence()
+    assert (peer, kind) == (OTHER.peer_id, "two masked vectors")
+    assert messages == tuple(attested(message) for message in masked)
+    assert sum(map(len, messages)) < 1000
+    for message, whole in zip(messages, masked, strict=True):
+        payload = encode(whole)[len(message) - 2 :]  # an empty payload takes two bytes
+        assert message[:-2] == encode(whole)[: len(message) - 2]
+        assert len(payload) == 400_000 + 5
+        assert decode_untrusted(OTHER.peer_id, message[:-2] + payload, Limits(100_000), MESSAGES) == whole
