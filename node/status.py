@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from p2pfl.node.atomic_file import write_atomically
+from p2pfl.node.errors import StorageError, reason_of
 
 FILE = "status.json"
 
@@ -48,3 +49,14 @@ class Status:
         """Replace the status file in ``directory``."""
         text = json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False)
         write_atomically(directory / FILE, text.encode(), 0o644)
+
+
+def read_status(directory: Path) -> Status:
+    """What the node in ``directory`` last said. Raises StorageError unless that is there, and is that."""
+    path, again = directory / FILE, "start the node: it writes this file anew"
+    try:
+        return Status(**json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {reason_of(error)}", again) from None
+    except (ValueError, TypeError):
+        raise StorageError(f"{path} is not what this p2pfl writes there", again) from None

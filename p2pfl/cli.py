@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, Command | Group] = {
         },
     ),
     "node": Command("node", "run this organisation's node"),
+    "status": Command("status", "say what a node is doing, and what its peers did against the protocol"),
     "demo": Command("demo", "run a whole federation on this machine: four hospitals, four nodes, one model"),
     "evaluate": Command("evaluate", "measure the federation's model on a CSV file"),
     "predict": Command("predict", "apply the federation's model to a CSV file"),

@@ -1,0 +1,93 @@
+"""``p2pfl status``: what a node is doing, and what its peers did against the protocol."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from p2pfl.terminal import alarm, one_line
+
+if TYPE_CHECKING:
+    from p2pfl.node.status import Status
+    from p2pfl.opened import State
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``p2pfl status``."""
+    parser.description = (
+        "Say whether the node runs, which round it is in, what it has spent of its privacy budget, where its"
+        " model is, and whose signed messages it keeps because they contradict each other. Reads the state"
+        " directory only; the node may be running meanwhile."
+    )
+    parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the node's TOML")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report."""
+    from p2pfl.opened import opened_state
+
+    with opened_state(options.config) as state:
+        report = _look(state)
+    if options.json:
+        print(json.dumps(report.as_dict(), indent=1))
+        return 0
+    for line in report.lines():
+        print(line)
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """``said``: what the node last wrote about itself. ``evidence``: (peer, what it did, messages kept)."""
+
+    name: str
+    federation: str
+    running: bool
+    said: "Status"
+    evidence: Sequence[tuple[str, str, int]]
+
+    def as_dict(self) -> dict[str, object]:
+        kept = [{"peer": peer, "kind": kind, "messages": count} for peer, kind, count in self.evidence]
+        return {**asdict(self.said), "running": self.running, "evidence": kept}
+
+    def lines(self) -> Iterator[str]:
+        said = self.said
+        yield f"node: {said.peer}, {'running' if self.running else 'not running'}"
+        yield f"federation: {self.name} ({self.federation[:12]}…)"
+        where = f", round {said.round} ({said.stage})" if said.phase == "learning" else ""
+        here = f", {said.connected} members connected" if self.running else ""
+        yield (
+            f"phase: {said.phase}{where}{here}" if self.running else f"phase: {said.phase}, when it last ran"
+        )
+        skip = f"; the last because {said.last_skip}" if said.last_skip else ""
+        yield (
+            f"rounds: {said.training_completed} of {said.rounds_total} in training,"
+            f" {said.completed} completed in all, {said.skipped} skipped{skip}"
+        )
+        yield f"epsilon: {self._epsilon()}"
+        yield f"model: {said.model or 'none yet'}"
+        if not self.evidence:
+            yield "evidence: none"
+        for peer, kind, count in self.evidence:
+            yield alarm(f"evidence: {peer}: {one_line(kind)} ({count} signed messages kept)")
+
+    def _epsilon(self) -> str:
+        said = self.said
+        if said.privacy_mode == "none":
+            return alarm("NONE: the federation's mode promises no privacy")
+        if said.epsilon is None or said.epsilon_budget is None:
+            return "being spent; p2pfl privacy computes it"
+        return f"{said.epsilon:.3f} of {said.epsilon_budget:g} at delta {said.delta:g}"
+
+
+def _look(state: "State") -> _Report:
+    from p2pfl.node.lock import is_locked
+    from p2pfl.node.status import read_status
+
+    found = read_status(state.config.state)
+    kept = [(str(peer), kind, len(messages)) for peer, kind, messages in state.store.evidence()]
+    manifest = state.manifest
+    return _Report(manifest.name, manifest.federation_id, is_locked(state.config.state), found, kept)

@@ -1,0 +1,112 @@
+"""`p2pfl status` on a node's directory, running and not."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from p2pfl import cli
+from p2pfl.crypto.identity import Identity
+from p2pfl.gossip.manifest import canonical_bytes, from_toml
+from p2pfl.heart_disease import FEDERATION_TOML
+from p2pfl.node.errors import ExitCode
+from p2pfl.node.identity_file import save_identity
+from p2pfl.node.lock import locked
+from p2pfl.node.status import FILE, Status, read_status
+from p2pfl.node.store import Store
+
+IDENTITY, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
+STATE = Path("state")
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node's directory that has joined; the current one."""
+    monkeypatch.chdir(tmp_path)
+    save_identity(Path("identity.key"), IDENTITY)
+    Path("node.toml").write_text('[data]\ntrain = "train.csv"\n')
+    text = FEDERATION_TOML.read_text(encoding="utf-8").replace("ISSUER", IDENTITY.peer_id)
+    draft = from_toml(text)
+    agreed = replace(draft, privacy=draft.privacy.with_mode("none"))
+    with Store.open(STATE, IDENTITY) as store:
+        store.bind_manifest(canonical_bytes(agreed))
+
+
+def learning() -> Status:
+    return Status(
+        peer=IDENTITY.peer_id,
+        federation="f",
+        phase="learning",
+        round=17,
+        stage="training",
+        rounds_total=40,
+        training_completed=15,
+        completed=16,
+        skipped=1,
+        last_skip="too few survivors",
+        connected=3,
+        privacy_mode="distributed",
+        epsilon=0.4567,
+        epsilon_budget=1.0,
+        delta=1e-4,
+        model="state/model.safetensors",
+    )
+
+
+def status(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert cli.main(["status", "--config", "node.toml", *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_running_node(capsys: pytest.CaptureFixture[str]) -> None:
+    learning().write(STATE)
+    with locked(STATE):
+        lines = status(capsys).splitlines()
+    assert lines[0] == f"node: {IDENTITY.peer_id}, running"
+    assert lines[2:] == [
+        "phase: learning, round 17 (training), 3 members connected",
+        "rounds: 15 of 40 in training, 16 completed in all, 1 skipped; the last because too few survivors",
+        "epsilon: 0.457 of 1 at delta 0.0001",
+        "model: state/model.safetensors",
+        "evidence: none",
+    ]
+
+
+def test_a_stopped_node_and_what_was_done_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+    learning().write(STATE)
+    with Store.open(STATE, IDENTITY) as store:
+        store.keep_evidence(OTHER.peer_id, "two masked vectors", [b"one", b"two"])
+    text = status(capsys)
+    assert "not running" in text
+    assert "phase: learning, when it last ran" in text
+    assert f"evidence: {OTHER.peer_id}: two masked vectors (2 signed messages kept)" in text
+    found = json.loads(status(capsys, "--json"))
+    assert found["running"] is False
+    assert found["round"] == 17
+    assert found["evidence"] == [{"peer": OTHER.peer_id, "kind": "two masked vectors", "messages": 2}]
+
+
+def test_mode_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    said = learning()
+    said.privacy_mode, said.epsilon = "none", None
+    said.write(STATE)
+    assert "epsilon: NONE" in status(capsys)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"[]", b'{"peer": 1}', b'{"peer": "a", "colour": 1}', b"\xff"]
+)
+def test_what_is_not_a_status_is_said(capsys: pytest.CaptureFixture[str], content: bytes | None) -> None:
+    if content is not None:
+        (STATE / FILE).write_bytes(content)
+    assert cli.main(["status", "--config", "node.toml"]) == ExitCode.STORAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert FILE in err
+    assert "start the node" in err
+
+
+def test_it_reads_what_was_written() -> None:
+    learning().write(STATE)
+    assert read_status(STATE) == learning()
