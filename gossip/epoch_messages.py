@@ -93,10 +93,7 @@ class Presence(Message):
 
 
 def _address(item: Reader) -> str:
-    text = item.text(MAX_ADDRESS_BYTES)
-    if len(text.encode()) > MAX_ADDRESS_BYTES:
-        raise ValueError("an address is too long")
-    return text
+    return item.text(MAX_ADDRESS_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Exchange:
         self._offers: dict[bytes, PresenceSet] = {}
         self._ahead: dict[PeerId, Presence] = {}
         self._located: dict[PeerId, tuple[tuple[str, ...], float]] = {}
-        self._answered: dict[PeerId, tuple[bytes, float]] = {}
+        self._answered: dict[PeerId, dict[bytes, float]] = {}  # when each of them was sent which set
         self._told_at = 0.0
         self._tell_due = False
         self._turn = 0
@@ -212,9 +212,9 @@ class Exchange:
         epochs = [self.gathering] if self.closed is None else [self.gathering, self.closed]
         by_epoch = next((held for held in epochs if held.epoch == wanted.epoch), None)
         found = self._archive.get(wanted.digest, by_epoch)
-        digest, at = self._answered.get(peer, (NOTHING, 0.0))
-        if found is not None and (digest != found.digest or now >= at + BEAT_SECONDS / 2):
-            self._answered[peer] = (found.digest, now)
+        recent = {d: at for d, at in self._answered.get(peer, {}).items() if now < at + BEAT_SECONDS / 2}
+        if found is not None and found.digest not in recent:
+            self._answered[peer] = {**recent, found.digest: now}
             self._send(peer, Presences(self._me, found.all()))
 
     def _collect(self, peer: PeerId, answer: Presences, now: float) -> None:

@@ -357,6 +357,9 @@ class SecureSum:
                 self.failure = "too few members are left, or too many disagree, to settle on survivors"
             return
         chosen = dict(settled[0])
+        if self._me in chosen and not self.sent_masked:
+            self.failure = "the others settled on a vector that we never sent"
+            return
         self._settled = settled[0]
         self._settled_mark = survivors_digest(self.roster.digest, settled[0])
         if self._me not in chosen:

@@ -93,9 +93,15 @@ class Reader:
         return self.blob(DIGEST_BYTES, DIGEST_BYTES)
 
     def text(self, most: int) -> str:
-        """A printable string of 1 to ``most`` characters."""
+        """A string of 1 to ``most`` printable ASCII characters.
+
+        What else is printable differs from one version of Unicode to the next, and so would the verdict on a
+        message that is passed on.
+        """
         value = self._take()
-        if not isinstance(value, str) or not 1 <= len(value) <= most or not value.isprintable():
+        if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+            raise ValueError(f"field {self._at} is not a text of printable ASCII characters")
+        if not 1 <= len(value) <= most:
             raise ValueError(f"field {self._at} is not a text of 1 to {most} characters")
         return value
 

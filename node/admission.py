@@ -13,7 +13,7 @@ nothing of the federation then that anyone could be after.
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -248,15 +248,20 @@ class FederationAdmission:
         """Everybody let in since the start and not expired since, connected now or not."""
         return frozenset(self._tickets)
 
-    def check_clock(self) -> None:
-        """Raises ClockError if most of our peers, at least two and more than may collude in a group, say that
-        it is our clock that is off.
+    def check_clock(self, met: Collection[PeerId]) -> None:
+        """Raises ClockError if most of the members we know of, at least two and more than may collude in a
+        group, say that it is our clock that is off. ``met``: those we knew before this start.
         """
-        colluders = 1 if self._manifest is None else self._manifest.groups.colluders
+        manifest = self._manifest
+        colluders = 1 if manifest is None else manifest.groups.colluders
         if len(self._skews) <= colluders:
             return
+        # Who has said nothing yet counts for us: liars that come first must not end a node that starts.
+        listed = () if manifest is None else manifest.members
+        silent = {*met, *listed} - self._skews.keys() - {self._own}
+        skews = [*self._skews.values(), *(0.0 for _ in silent)]
         # The median nearer to zero: half of the peers, even all lying alike, cannot stop this node.
-        low, high = statistics.median_low(self._skews.values()), statistics.median_high(self._skews.values())
+        low, high = statistics.median_low(skews), statistics.median_high(skews)
         skew = min(low, high, key=abs) if low * high > 0 else 0.0
         if abs(skew) > MAX_SKEW_SECONDS:
             side = "behind" if skew > 0 else "ahead of"

@@ -1,10 +1,13 @@
 """A newcomer, or a node that was away, takes over the released model that enough neighbours agree on.
 
 Enough is one more than the colluders that the manifest reckons with, and two at least: fewer could hand out
-any model they like. Should there be more colluders in the whole federation than any one group is laid out
-for, they still cannot outbid a larger number: the newest model is taken of those that more than half as many
-hold as the one that most do. What is fetched was released to every member of a group already, so nobody
-learns anything new from the answer.
+any model they like. There may be more colluders in the whole federation than any one group is laid out for,
+so that alone moves nobody but a newcomer. A node that holds a model gives it up only if most of the
+neighbours that answer have released something since. And of what they hold it takes the newest of the models
+that more than half as many hold as the one that most do: few cannot outbid many.
+
+What is fetched was released to every member of a group already, so nobody learns anything new from the
+answer.
 """
 
 import logging
@@ -85,18 +88,20 @@ def newest_agreed(
     summaries: dict[PeerId, Summary], between: tuple[int, int], agreeing: int
 ) -> tuple[bytes, Sequence[PeerId]] | None:
     """A digest and its holders: of the releases that at least ``agreeing`` peers hold, and more than half as
-    many as the one that most hold, the newest; None if there is none. ``between`` two rounds, both exclusive.
+    many as the one that most hold, the newest; None if there is none. ``between`` two rounds, both exclusive:
+    unless the first is -1 (nothing is held), most of ``summaries`` must name a release after it.
     """
+    after, before = between
     holders: defaultdict[tuple[int, bytes], list[PeerId]] = defaultdict(list)
     for peer, summary in summaries.items():
         for release in set(summary.releases):
-            holders[release].append(peer)
-    after, before = between
-    fitting = {release: peers for release, peers in holders.items() if after < release[0] < before}
-    most = max(map(len, fitting.values()), default=0)
-    agreed = [
-        release for release, peers in fitting.items() if len(peers) >= agreeing and 2 * len(peers) > most
-    ]
+            if after < release[0] < before:
+                holders[release].append(peer)
+    ahead = sum(any(round > after for round, _ in summary.releases) for summary in summaries.values())
+    if after >= 0 and 2 * ahead <= len(summaries):
+        return None
+    enough = max(agreeing, max(map(len, holders.values()), default=0) // 2 + 1)
+    agreed = [release for release, peers in holders.items() if len(peers) >= enough]
     if not agreed:
         return None
     newest = max(agreed)
@@ -106,7 +111,7 @@ def newest_agreed(
 async def agreed_state(
     ask: Ask,
     connected: Callable[[], Collection[PeerId]],
-    dimensions: tuple[int, int],
+    fetch: Callable[[PeerId, bytes], Awaitable[Released]],
     between: tuple[int, int],
     agreeing: int,
     plausible: Callable[[Released], bool],
@@ -114,17 +119,16 @@ async def agreed_state(
     """Fetch the newest model that connected peers agree on, as :func:`newest_agreed` says; None if there is
     none.
 
-    ``dimensions`` are those of statistics and parameters under our own manifest. While rounds go on, peers
-    may be one release apart for a moment, so it asks a few times.
+    ``fetch`` brings the state with a digest from a peer, or raises NetworkError or ValueError. While rounds
+    go on, peers may be one release apart for a moment, so it asks a few times.
     """
-    limit = 8 * sum(dimensions) + 64
     for _ in range(TRIES):
         found = newest_agreed(await ask_summaries(ask, connected()), between, agreeing)
         if found is not None:
             digest, holders = found
             for peer in holders:
                 try:
-                    released = Released.from_untrusted(await ask(peer, "state", digest, limit), *dimensions)
+                    released = await fetch(peer, digest)
                 except (NetworkError, ValueError) as error:
                     log.info("no state from %s: %s", peer, error)
                     continue

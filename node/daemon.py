@@ -102,6 +102,7 @@ class Node:
         self._manifest: Manifest | None = None
         self._rounds: Rounds | None = None
         self._addresses: dict[PeerId, tuple[str, ...]] = {}
+        self._met = self._store.peers()
         self._admission = prepared.admission
         self._transport = Transport(
             identity,
@@ -123,7 +124,7 @@ class Node:
             self._announce_addresses()
             nursery.start_soon(self._dialler.run)
             self._dialler.want(self._config.bootstrap)
-            for addresses in self._store.peers().values():
+            for addresses in self._met.values():
                 self._dialler.want(addresses)
             manifest = self._prepared.manifest or await obtain_manifest(
                 self._transport, self._federation, self._config.bootstrap
@@ -224,7 +225,7 @@ class Node:
             match event:
                 case PeerConnected(peer):
                     log.info("connected to %s", peer)
-                    self._admission.check_clock()
+                    self._admission.check_clock(self._met)
                     await self._remember(peer)
                     await shell.feed(PeerFound(peer))
                 case PeerDisconnected(peer, reason):
@@ -288,7 +289,7 @@ class Node:
         return self._rounds.summary().to_bytes()
 
     async def _answer_state(self, _peer: PeerId, digest: bytes) -> bytes:
-        state = None if self._rounds is None else self._rounds.state(digest)
+        state = None if self._rounds is None else await self._rounds.state(digest)
         if state is None:
             raise RequestRefused("this node does not hold that release")
         return state

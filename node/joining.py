@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.manifest import MAX_BYTES, Manifest, ManifestError, decode_manifest_untrusted, digest_of
 from p2pfl.node.config import NodeConfig
 from p2pfl.node.errors import ConfigError, NetworkError
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 JOIN_SECONDS = 60.0
 _ANSWER_SECONDS = 10.0
+_AGAIN_SECONDS = 0.2
 
 
 def known_federation(config: NodeConfig, store: Store) -> bytes:
@@ -55,22 +57,40 @@ async def obtain_manifest(transport: "Transport", federation: bytes, bootstrap: 
     Raises NetworkError, naming the ``bootstrap`` addresses, if no member could be reached or would let us in
     within JOIN_SECONDS.
     """
+    found: list[Manifest] = []
+    asked: set[PeerId] = set()
+
+    async def ask(peer: PeerId) -> None:
+        manifest = await _ask(transport, peer, federation)
+        if manifest is not None:
+            found.append(manifest)
+            nursery.cancel_scope.cancel()
+        await trio.sleep(_AGAIN_SECONDS)
+        asked.discard(peer)
+
     with trio.move_on_after(JOIN_SECONDS):
-        while True:
-            for peer in transport.connected:
-                try:
-                    data = await transport.request(
-                        peer, "manifest", b"", max_response=MAX_BYTES, seconds=_ANSWER_SECONDS
-                    )
-                    if digest_of(data) == federation:
-                        log.info("manifest received from %s", peer)
-                        return decode_manifest_untrusted(data)
-                    log.warning("peer %s sent a manifest that is not the one asked for", peer)
-                except (NetworkError, ManifestError) as error:
-                    log.warning("no manifest from %s: %s", peer, error)
-            await trio.sleep(0.2)
+        async with trio.open_nursery() as nursery:
+            while True:  # all at once: strangers, who may be let in before there is a manifest, may stall
+                for peer in transport.connected - asked:
+                    asked.add(peer)
+                    nursery.start_soon(ask, peer)
+                await trio.sleep(_AGAIN_SECONDS)
+    if found:
+        return found[0]
     raise NetworkError(
         f"no member of federation {federation.hex()[:12]}… let this node in within {JOIN_SECONDS:g} s"
         f" (tried {', '.join(bootstrap)})",
         "check the address, that the port is open, and that the ticket is for this node and this federation",
     )
+
+
+async def _ask(transport: "Transport", peer: PeerId, federation: bytes) -> Manifest | None:
+    try:
+        data = await transport.request(peer, "manifest", b"", max_response=MAX_BYTES, seconds=_ANSWER_SECONDS)
+        if digest_of(data) == federation:
+            log.info("manifest received from %s", peer)
+            return decode_manifest_untrusted(data)
+        log.warning("peer %s sent a manifest that is not the one asked for", peer)
+    except (NetworkError, ManifestError) as error:
+        log.warning("no manifest from %s: %s", peer, error)
+    return None

@@ -15,6 +15,7 @@ from p2pfl.crypto import labels
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 
 MOST_ROUNDS = 1 << 40
+_MOST_HEAD_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,14 @@ class Released:
     training_start: int
     statistics: NDArray[np.float64] = field(repr=False)
     parameters: NDArray[np.float64] = field(repr=False)
+    digest: bytes = field(init=False, repr=False)
+    """SHA-256 of the canonical form: equal at two nodes exactly if they hold the same model at the same
+    round.
+    """
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(labels.STATE_DIGEST + b"\0" + self.to_bytes()).digest()
+        object.__setattr__(self, "digest", digest)  # once: it is asked for all the time, and takes long
 
     def to_bytes(self) -> bytes:
         """Canonical form: integers and little-endian float64 bytes."""
@@ -38,31 +47,37 @@ class Released:
         ]
         return pack([self.round, self.training_start, *vectors])
 
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 of the canonical form: equal at two nodes exactly if they hold the same model at the same
-        round.
-        """
-        return hashlib.sha256(labels.STATE_DIGEST + b"\0" + self.to_bytes()).digest()
-
     @classmethod
     def from_untrusted(cls, data: bytes, statistics_dimension: int, parameter_dimension: int) -> Self:
         """Parse what a peer sent. Raises ValueError unless it has exactly the dimensions of our manifest and
         is finite.
         """
-        expected = 8 * (statistics_dimension + parameter_dimension) + 64
-        fields = unpack_untrusted(data, expected)
-        if not isinstance(fields, list) or len(fields) != 4:
-            raise ValueError("not a released state")
-        round, training_start, statistics, parameters = fields
-        if not all(type(number) is int and 0 <= number < MOST_ROUNDS for number in (round, training_start)):
-            raise ValueError("round numbers out of range")
-        vectors = []
-        for raw, dimension in ((statistics, statistics_dimension), (parameters, parameter_dimension)):
-            if not isinstance(raw, bytes) or len(raw) != 8 * dimension:
+        head, vectors, end = b"", [], len(data)
+        for dimension in (parameter_dimension, statistics_dimension):
+            # Cut out before anything is parsed: a general parser builds what a peer puts in their place, at a
+            # hundred times its size.
+            header = _header(8 * dimension)
+            start = end - 8 * dimension
+            if data[max(start - len(header), 0) : max(start, 0)] != header:
                 raise ValueError("a vector has the wrong length for this federation's model")
-            vector = np.frombuffer(raw, dtype="<f8").astype(np.float64)
-            if not np.isfinite(vector).all():
-                raise ValueError("a vector holds values that are not finite")
-            vectors.append(vector)
-        return cls(round, training_start, vectors[0], vectors[1])
+            vectors.append(np.frombuffer(data[start:end], dtype="<f8").astype(np.float64))
+            head, end = data[: start - len(header)], start - len(header)
+        parameters, statistics = vectors
+        match unpack_untrusted(head + 2 * pack(b""), _MOST_HEAD_BYTES):
+            case [int(round), int(training_start), b"", b""]:
+                numbers = (round, training_start)
+            case _:
+                raise ValueError("not a released state")
+        if not all(type(number) is int and 0 <= number < MOST_ROUNDS for number in numbers):
+            raise ValueError("round numbers out of range")
+        if not (np.isfinite(parameters).all() and np.isfinite(statistics).all()):
+            raise ValueError("a vector holds values that are not finite")
+        return cls(*numbers, statistics, parameters)
+
+
+def _header(size: int) -> bytes:
+    """What msgpack writes before a byte string of this size."""
+    for marker, length in ((b"\xc4", 1), (b"\xc5", 2)):
+        if size < 1 << 8 * length:
+            return marker + size.to_bytes(length, "big")
+    return b"\xc6" + size.to_bytes(4, "big")

@@ -29,7 +29,7 @@ from p2pfl.gossip.wire import Message
 from p2pfl.node.accountant import epsilon, ladder
 from p2pfl.node.catch_up import Ask, Summary, agreed_state, ask_summaries
 from p2pfl.node.learner import Learner
-from p2pfl.node.released import MOST_ROUNDS
+from p2pfl.node.released import MOST_ROUNDS, Released
 from p2pfl.node.status import Status
 from p2pfl.node.store import Store
 from p2pfl.node.training.trainer import Evaluation
@@ -118,16 +118,18 @@ class Rounds:
         """What this node tells the members that ask."""
         return Summary(tuple((release.round, release.digest) for release in self._learner.recent), self.done)
 
-    def state(self, digest: bytes) -> bytes | None:
+    async def state(self, digest: bytes) -> bytes | None:
         """The release that ``digest`` names, if it is one of the two latest."""
-        return next(
-            (release.to_bytes() for release in self._learner.recent if release.digest == digest), None
-        )
+        for release in self._learner.recent:
+            if release.digest == digest:
+                return await trio.to_thread.run_sync(release.to_bytes)
+        return None
 
     async def prepare(self, effect: Begin) -> Prepared | None:
         if self._learner.behind(effect.round):
             await self._catch_up(effect.round)
         prepared = await self._thread(lambda: self._learner.prepare(effect.round))
+        self._enter("learning")  # again, if we were waiting for members within an epoch
         self._status.round, self._status.group = effect.round, list(effect.group)
         self._status.stage = "done" if prepared is None else prepared.stage
         await self._write_status()
@@ -135,11 +137,10 @@ class Rounds:
 
     async def _catch_up(self, before: int | None) -> None:
         ours = -1 if self._learner.released is None else self._learner.released.round
-        dimensions = self._learner.dimensions
         state = await agreed_state(
             self._ask,
             self._connected,
-            dimensions,
+            self._fetch,
             (ours, MOST_ROUNDS if before is None else before),
             self._agreeing,
             lambda released: self._learner.plausible(released, before),
@@ -147,15 +148,21 @@ class Rounds:
         if state is not None:
             await self._thread(lambda: self._learner.adopt(state))
 
+    async def _fetch(self, peer: PeerId, digest: bytes) -> Released:
+        dimensions = self._learner.dimensions
+        data = await self._ask(peer, "state", digest, 8 * sum(dimensions) + 64)
+        return await self._thread(lambda: Released.from_untrusted(data, *dimensions))
+
     async def over_without_us(self) -> bool:
-        """Whether we wait in vain: neighbours enough, and half of them at least, say that the programme is
-        over, and we hold the final model, or the one they ended with.
+        """Whether we wait in vain: enough neighbours, and most of them, say that the programme is over, and
+        we hold the final model, or the one they ended with.
         """
         if self._status.phase == "learning":
             return False
-        summaries = await ask_summaries(self._ask, self._connected())
+        connected = self._connected()
+        summaries = await ask_summaries(self._ask, connected)
         done = [summary for summary in summaries.values() if summary.done]
-        if len(done) < max(self._agreeing, len(summaries) / 2):
+        if len(done) < max(self._agreeing, len(connected) // 2 + 1):
             return False
         await self._catch_up(None)
         ours = self._learner.released

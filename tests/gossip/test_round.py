@@ -28,6 +28,7 @@ from p2pfl.gossip.events import (
     Skipped,
     TimerExpired,
 )
+from p2pfl.gossip.masking import Secrets
 from p2pfl.gossip.messages import (
     Ack,
     Bundle,
@@ -683,3 +684,27 @@ def test_readies_that_come_before_we_are_prepared_count() -> None:
         late.handle(Received(GROUP[number], ready(number)), 0.0)
     effects = late.handle(Prepared(7, "training", 5, bytes(32)), 0.0)
     assert (Proposal, 0) in kinds(effects)
+
+
+def test_survivors_settled_before_we_sent_anything_end_the_attempt_and_nothing_else() -> None:
+    """Three of four deal no bundles, and sign that our vector is in."""
+    it = machine(0)
+    sent = it.handle(Prepared(7, "training", 5, bytes(32)), 0.0)
+    readies = [next(e.message for e in sent if isinstance(e, Send) and isinstance(e.message, Ready))]
+    for identity in IDENTITIES[1:]:
+        secrets = Secrets.fresh(SUITE, seeded_random(identity.seed))
+        keys = (secrets.mask_key.public, secrets.bundle_key.public, SUITE.commit(secrets.seed))
+        place = (FEDERATION, EPOCH_ROSTER, 7, 0, "training", 5)
+        readies.append(signed(identity, Ready(identity.peer_id, *place, *keys, bytes(32))))
+        it.handle(Received(identity.peer_id, readies[-1]), 0.1)
+    context, entries = (7, 0, roster_digest(tuple(readies))), tuple((peer, bytes(32)) for peer in GROUP)
+    effects = [
+        effect
+        for identity in IDENTITIES[1:]
+        for effect in it.handle(
+            Received(identity.peer_id, signed(identity, Survivors(identity.peer_id, *context, entries))), 0.2
+        )
+    ]
+    again = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Ready)]
+    assert {ready.attempt for ready in again} == {1}
+    assert not any(isinstance(e, Contribute) for e in effects)

@@ -286,11 +286,11 @@ def admit_with_skews(admission: FederationAdmission, *skews: float) -> None:
 
 def test_one_peer_cannot_talk_us_out_of_our_clock(admission: FederationAdmission) -> None:
     admit_with_skews(admission, 1e6)
-    admission.check_clock()
+    admission.check_clock(())
     admit_with_skews(admission, 1e6, 0)
-    admission.check_clock()
+    admission.check_clock(())
     admit_with_skews(admission, 1e6, 0, -1e6)
-    admission.check_clock()
+    admission.check_clock(())
 
 
 @pytest.mark.parametrize(
@@ -299,10 +299,26 @@ def test_one_peer_cannot_talk_us_out_of_our_clock(admission: FederationAdmission
 def test_a_majority_can(admission: FederationAdmission, skew: float, words: str) -> None:
     admit_with_skews(admission, skew, skew)
     with pytest.raises(ClockError, match=words):
-        admission.check_clock()
+        admission.check_clock(())
     admit_with_skews(admission, skew, 0, skew)
     with pytest.raises(ClockError):
-        admission.check_clock()
+        admission.check_clock(())
+
+
+def test_liars_that_come_first_do_not_stop_a_node_that_has_met_others(clock: Clock) -> None:
+    """After a power cut the honest start one by one, and two that lie are up already."""
+    everybody = [Identity.from_seed(bytes([number]) * 32) for number in range(60, 65)]
+    met = {peer.peer_id for peer in everybody}
+    admission = FederationAdmission(MANIFEST.digest, OWN.peer_id, manifest=MANIFEST, clock=clock)
+    others = len(met | set(MANIFEST.members) - {OWN.peer_id})
+    for heard, peer in enumerate(everybody, 1):
+        assert admission.judge(peer.peer_id, greeting(ticket(peer), clock=NOW + 7200)) is None
+        if 2 * heard > others:
+            with pytest.raises(ClockError):
+                admission.check_clock(met)
+        else:
+            admission.check_clock(met)
+    assert others < 10
 
 
 def test_colluders_of_a_group_cannot_even_if_they_are_all_who_is_here(clock: Clock) -> None:
@@ -311,7 +327,7 @@ def test_colluders_of_a_group_cannot_even_if_they_are_all_who_is_here(clock: Clo
     admission = FederationAdmission(wary.digest, OWN.peer_id, manifest=wary, clock=clock)
     for peer in (MEMBER, ISSUER):
         assert admission.judge(peer.peer_id, greeting(federation=wary.digest, clock=NOW + 7200)) is None
-    admission.check_clock()
+    admission.check_clock(())
 
 
 # -- anything from anyone

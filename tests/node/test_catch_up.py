@@ -38,10 +38,13 @@ class Neighbours:
             return self.lies[peer].to_bytes()
         return next(release.to_bytes() for release in held if release.digest == body)
 
+    async def state(self, peer: PeerId, digest: bytes) -> Released:
+        return Released.from_untrusted(await self.ask(peer, "state", digest, 100), 1, 1)
+
     def fetch(self, newer_than: int = -1, agreeing: int = 2, before: int = 100) -> Released | None:
         async def main() -> Released | None:
             return await agreed_state(
-                self.ask, lambda: self.holds, (1, 1), (newer_than, before), agreeing, self.plausible
+                self.ask, lambda: self.holds, self.state, (newer_than, before), agreeing, self.plausible
             )
 
         return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
@@ -83,6 +86,16 @@ def test_newest_of_several_agreed() -> None:
     assert found is not None
     assert found[0] == model(7).digest
     assert set(found[1]) == {A, B}
+
+
+@pytest.mark.parametrize(("ahead", "taken"), [(2, False), (3, True)])
+def test_a_node_gives_up_its_model_only_if_most_have_a_newer_one(ahead: int, taken: bool) -> None:
+    """Two of four may have spoilt a round, and now claim that only they completed it."""
+    holds: dict[PeerId, list[Released] | None] = {
+        PeerId(str(peer)): [model(9, 6.66) if peer < ahead else model(5)] for peer in range(4)
+    }
+    assert (Neighbours(holds).fetch(newer_than=5) is not None) is taken
+    assert Neighbours(holds).fetch(newer_than=-1) is not None
 
 
 def test_of_the_round_that_we_are_in_nothing_is_taken_yet() -> None:

@@ -55,6 +55,7 @@ class Members:
     answers: Mapping[PeerId, bytes | Exception]
     here_at: float = 0.0
     asked: list[PeerId] = field(default_factory=list)
+    stalling: frozenset[PeerId] = frozenset()
 
     @property
     def connected(self) -> frozenset[PeerId]:
@@ -63,6 +64,9 @@ class Members:
     async def request(self, peer: PeerId, name: str, body: bytes, **limits: Any) -> bytes:
         assert (name, body, limits["max_response"]) == ("manifest", b"", MAX_BYTES)
         self.asked.append(peer)
+        if peer in self.stalling:
+            await trio.sleep(limits["seconds"])
+            raise NetworkError("no answer", "ask another member")
         answer = self.answers[peer]
         if isinstance(answer, Exception):
             raise answer
@@ -122,3 +126,9 @@ def test_nobody_there_is_said_after_a_while() -> None:
     late = Members({B: canonical_bytes(OURS)}, here_at=JOIN_SECONDS + 1)
     with pytest.raises(NetworkError, match="tried /ip4/10"):
         obtain(late)
+
+
+def test_strangers_that_stall_do_not_keep_a_newcomer_out() -> None:
+    crowd = frozenset(PeerId(f"S{number}") for number in range(200))
+    answers = dict.fromkeys(crowd, b"") | {A: canonical_bytes(OURS)}
+    assert obtain(Members(answers, here_at=JOIN_SECONDS - 5, stalling=crowd)) == OURS

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,6 +57,25 @@ def test_digest_names_round_and_values() -> None:
 def test_hostile_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         Released.from_untrusted(data, 2, 1)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (31, 32), (8191, 8192), (5, 10_000)])
+def test_any_size_comes_back(sizes: tuple[int, int]) -> None:
+    statistics, parameters = (np.arange(size, dtype=np.float64) for size in sizes)
+    original = Released(7, 1, statistics, parameters)
+    assert Released.from_untrusted(original.to_bytes(), *sizes).digest == original.digest
+
+
+def test_lists_in_the_place_of_vectors_are_not_built() -> None:
+    """A parser that knows nothing of vectors makes a hundred bytes of each."""
+    count = 100_000
+    bomb = b"\x94\x01\x00\xdd" + count.to_bytes(4, "big") + b"\x90" * (8 * count)
+    tracemalloc.start()
+    with pytest.raises(ValueError):
+        Released.from_untrusted(bomb, 2, count)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(bomb)
 
 
 @given(st.binary(max_size=100))

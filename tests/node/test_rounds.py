@@ -197,8 +197,8 @@ OURS, NEWER = replace(MODEL, round=1), replace(MODEL, round=8)
         (0, 3, OURS, False),
         (1, 0, OURS, False),  # one may be lying
         (2, 0, OURS, True),  # the federation skipped its last training round
-        (2, 2, OURS, True),
-        (2, 3, OURS, False),  # most go on
+        (3, 2, OURS, True),
+        (2, 2, OURS, False),  # as many go on
         (2, 1, NEWER, True),  # and we hold it then
     ],
 )
@@ -222,7 +222,8 @@ def test_when_it_is_over_without_us(
 
     async def main() -> None:
         found.append(await work.over_without_us())
-        work.epoch_began(EpochBegan(0, 0, PEERS))
+        work.waiting(Waiting("few"))
+        await work.prepare(Begin(3, PEERS))
         found.append(await work.over_without_us())
 
     run(main)
