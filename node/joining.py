@@ -68,13 +68,16 @@ async def obtain_manifest(transport: "Transport", federation: bytes, bootstrap: 
         await trio.sleep(_AGAIN_SECONDS)
         asked.discard(peer)
 
+    async def ask_everybody() -> None:
+        while True:  # all at once: strangers, who may be let in before there is a manifest, may stall
+            for peer in transport.connected - asked:
+                asked.add(peer)
+                nursery.start_soon(ask, peer)
+            await trio.sleep(_AGAIN_SECONDS)
+
     with trio.move_on_after(JOIN_SECONDS):
         async with trio.open_nursery() as nursery:
-            while True:  # all at once: strangers, who may be let in before there is a manifest, may stall
-                for peer in transport.connected - asked:
-                    asked.add(peer)
-                    nursery.start_soon(ask, peer)
-                await trio.sleep(_AGAIN_SECONDS)
+            nursery.start_soon(ask_everybody)
     if found:
         return found[0]
     raise NetworkError(
