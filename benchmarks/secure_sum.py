@@ -198,10 +198,10 @@ class Member:
                     return
             inbox = []
             with trio.move_on_at(min(timers.values(), default=math.inf)):
-                event = await self.transport.events.receive()
-                assert isinstance(event, MessageReceived)
-                message = decode_untrusted(event.peer, event.data, limits, ROUND_MESSAGES)
-                inbox.append(Received(event.peer, message))
+                arrived = await self.transport.events.receive()
+                assert isinstance(arrived, MessageReceived)
+                message = decode_untrusted(arrived.peer, arrived.data, limits, ROUND_MESSAGES)
+                inbox.append(Received(arrived.peer, message))
             for key in [key for key, at in timers.items() if at <= trio.current_time()]:
                 del timers[key]
                 inbox.append(TimerExpired(key))
@@ -312,7 +312,7 @@ async def exchange(dim: int, members: int, times: int) -> Rows:
             "plain exchange",
             ratio,
             target,
-            met=target and ratio <= target,
+            met=None if target is None else ratio <= target,
         ),
         row("secure round", params, cpu * 1e3 / members, "ms CPU/member"),
         row(
@@ -323,7 +323,7 @@ async def exchange(dim: int, members: int, times: int) -> Rows:
             "all-reduce",
             sent / least,
             aimed,
-            met=aimed and sent / least <= aimed,
+            met=None if aimed is None else sent / least <= aimed,
         ),
     ]
 
