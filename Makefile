@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DIRECTORY ?= demo-run
+SECONDS ?= 60
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 SUBPACKAGES := node gossip crypto topologies
+TYPED := .typing:tests/gossip:tests/processes:tests/node:tests/fuzzing
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format types .typing bench dist picture clean
+.PHONY: help setup demo test test-slow fuzz check format types .typing bench dist picture clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,13 +35,16 @@ test: $(READY)  ## run the test suite
 test-slow: $(READY)  ## run the long tests as well
 	@$(BIN)/python -m pytest -m "slow or not slow"
 
+fuzz: $(READY)  ## feed mutated inputs to every decoder for SECONDS; SEED repeats a run, KEEP=yes adds to the corpus
+	@$(BIN)/python tests/fuzzing/run.py --seconds "$(SECONDS)" --seed "$(SEED)" $(if $(KEEP),--keep)
+
 check: $(READY) types  ## lint, format check and strict types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 
 types: $(READY) .typing  ## strict type check (through the link tree that editors use too)
-	@MYPYPATH=.typing:tests/gossip:tests/processes:tests/node $(BIN)/mypy --explicit-package-bases .typing/p2pfl
-	@MYPYPATH=.typing:tests/gossip:tests/processes:tests/node $(BIN)/mypy --explicit-package-bases tests benchmarks tools
+	@MYPYPATH=$(TYPED) $(BIN)/mypy --explicit-package-bases .typing/p2pfl
+	@MYPYPATH=$(TYPED) $(BIN)/mypy --explicit-package-bases tests benchmarks tools
 
 # The root folders are installed as p2pfl.node and so on; type checkers and editors do not follow that mapping,
 # so this shows them the installed layout. CONTRIBUTING.md says how to point an editor at it.

@@ -1,5 +1,7 @@
 """Canonical encoding: one spelling per value, and nothing but ValueError from bytes of anybody."""
 
+import tracemalloc
+
 import msgpack  # type: ignore[import-untyped]  # ships no type information
 import pytest
 from hypothesis import given
@@ -117,3 +119,41 @@ def test_length_and_depth_are_bounded() -> None:
     for depth in (MAX_DEPTH + 1, 600, 100_000):
         with pytest.raises(ValueError):
             unpack_untrusted(b"\x91" * depth + b"\x01", 200_000)
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b"\xcb\xc6\xff\xff\xff\xff\0\0\0", b"\xc7\x05\x01\xc6\xff\xff\xff\xff"]
+)
+@pytest.mark.parametrize("announced", [b"\xdc\x28\x00", b"\xdd\x00\x00\x28\x00", b"\x9f", b"\x8f\xa1a"])
+def test_lists_inside_lists_are_not_announced_at_our_cost(announced: bytes, before: bytes) -> None:
+    """No float and no extension hides them, either."""
+    data = b"\x92" + before + announced * 4000
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError):
+            unpack_untrusted(data, len(data))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@given(values)
+def test_headers_are_read_as_msgpack_reads_them(value: object) -> None:
+    """Were one misread, what comes after it would seem deeper or not as deep as it is."""
+    for depth in range(MAX_DEPTH + 2):
+        nested = wrapped(value, depth)
+        if depth + height(value) <= MAX_DEPTH:
+            assert unpack_untrusted(pack(nested), 1 << 20) == nested
+        else:
+            with pytest.raises(ValueError):
+                unpack_untrusted(msgpack.packb(nested), 1 << 20)
+
+
+def wrapped(value: object, depth: int) -> object:
+    return wrapped([value], depth - 1) if depth else value
+
+
+def height(value: object) -> int:
+    """Lists and maps around the innermost value."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(height, inner), default=0)
