@@ -38,6 +38,18 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600, *, exclusive: b
         raise _explain(path, error) from error
 
 
+def write_output(path: Path, data: bytes, mode: int) -> None:
+    """What a command was asked to write: a new file, like :func:`write_atomically`; never over another one,
+    which might be a key.
+    """
+    try:
+        write_atomically(path, data, mode, exclusive=True)
+    except FileExistsError:
+        raise StorageError(
+            f"{path} exists already, and is never overwritten", "choose another name, or remove it first"
+        ) from None
+
+
 def _write_new(path: Path, data: bytes, mode: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:

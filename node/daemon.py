@@ -240,8 +240,8 @@ class Node:
                         await self._transport.disconnect(peer, error.reason)
                     else:
                         await shell.feed(Received(peer, message))
-                case GuestRefused(peer, reason):
-                    log.warning("refused %s: %s", peer, reason)
+                case GuestRefused():
+                    pass  # the transport has said so
             self._status.bytes_sent = self._transport.traffic().wire_sent
             self._status.bytes_received = self._transport.traffic().wire_received
 

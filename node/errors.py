@@ -34,7 +34,7 @@ class ExitCode(IntEnum):
     PRIVACY = 10, "the privacy terms cannot be met"
     PROTOCOL = 11, "the federation did not do what its manifest says in time"
     CLOCK = 12, "this machine's clock is too far from everyone else's"
-    INTERRUPTED = 130, "interrupted from the keyboard"
+    INTERRUPTED = 130, "interrupted from the keyboard, or whoever read the output went away"
 
 
 def reason_of(error: OSError) -> str:

@@ -45,7 +45,8 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ManifestProblem(f"{path}: no such file", "check the path of the federation's file") from None
+        hint = "check the path of the federation's file; an id would be 64 hexadecimal digits"
+        raise ManifestProblem(f"{path}: no such file", hint) from None
     except OSError as error:
         raise ManifestProblem(
             f"{path}: cannot be read: {reason_of(error)}", "check the path and its permissions"

@@ -194,7 +194,8 @@ class Rounds:
         await self._thread(lambda: self._learner.skipped(effect))
         self._status.skipped += 1
         self._status.last_skip = effect.reason
-        log.warning("round %d (%s) skipped: %s", effect.round, effect.stage, effect.reason)
+        stage = f" ({effect.stage})" if effect.stage else ""  # none if it was over before we had trained
+        log.warning("round %d%s skipped: %s", effect.round, stage, effect.reason)
         await self._write_status()
 
     async def evidence(self, effect: Evidence) -> None:

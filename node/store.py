@@ -107,6 +107,7 @@ class Store:
             store._check_tables(tables) if tables else store._create()
             store._check_version()
             store.verify()
+            store._check_federation()
         except BaseException:
             database.close()
             raise
@@ -133,6 +134,15 @@ class Store:
             raise StorageError(
                 f"{self.directory} was written by a newer p2pfl (format {found}, known: {VERSION})",
                 "upgrade p2pfl on this machine",
+            )
+
+    def _check_federation(self) -> None:
+        """The ledger is that of the federation it began with, whatever ``meta`` says."""
+        begun, manifest = self._entries("federation", _federation), self.manifest_bytes()
+        if begun and (manifest is None or digest_of(manifest) != begun[0]):
+            raise StorageError(
+                f"{self._database.path}: table meta, manifest: not that of the journal's federation",
+                JOURNAL_REMEDY,
             )
 
     def close(self) -> None:
@@ -168,6 +178,8 @@ class Store:
                 "give every federation a state directory of its own",
             )
         self._database.set_value("manifest", manifest)
+        if not self._entries("federation", _federation):
+            self._journal.append("federation", pack([digest_of(manifest)]))
 
     # -- journal
     def verify(self) -> None:
@@ -230,19 +242,23 @@ class Store:
         """The current model, None before the first release. Raises StorageError if its file is damaged."""
         pointer = self._value("released", _pointer)
         if pointer is None:
+            if any(outcome.completed and outcome.evaluation is None for outcome in self.rounds()):
+                what = f"{self._database.path}: table meta, released: missing, though rounds have completed"
+                raise StorageError(what, JOURNAL_REMEDY)
             return None
         round, training_start, digest = pointer
         path = self._model_path(round)
+        remedy = f"copy {path.name} from a member of the same group (it is the same file), or from a backup"
+        if not path.is_file():
+            raise StorageError(f"{path}, this node's model, is missing", remedy)
         with explained(path):
             content = path.read_bytes()
             if hashlib.sha256(content).digest() != digest:
-                raise StorageError(
-                    f"{path} does not match the digest in the database", "restore it from a backup"
-                )
+                raise StorageError(f"{path} does not match the digest in the database", remedy)
             tensors = load_tensors(content)
         parameters, statistics = tensors.get("parameters"), tensors.get("statistics")
         if not _is_vector(parameters) or not _is_vector(statistics):
-            raise StorageError(f"{path} holds no model", "restore it from a backup")
+            raise StorageError(f"{path} holds no model", remedy)
         return Released(round, training_start, statistics, parameters)
 
     @property
@@ -304,6 +320,14 @@ def _peer(raw: bytes) -> PeerId:
 
 def _fields(raw: bytes) -> object:
     return unpack_untrusted(raw, _MAX_ROW)
+
+
+def _federation(body: bytes) -> bytes:
+    match unpack_untrusted(body, _MAX_ROW):
+        case [bytes(digest)]:
+            return digest
+        case _:
+            raise ValueError("not a federation")
 
 
 def _contribution(raw: bytes) -> tuple[int, Mechanism | None]:

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the ticket, or write it to a file."""
     from p2pfl.crypto.identity import parse_peer_id
     from p2pfl.gossip.tickets import issue
-    from p2pfl.node.atomic_file import write_atomically
+    from p2pfl.node.atomic_file import write_output
     from p2pfl.node.errors import TicketProblem, UsageError
     from p2pfl.node.identity_file import load_identity
     from p2pfl.node.manifest_file import read_manifest
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out is None:
         print(ticket)
     else:
-        write_atomically(options.out, f"{ticket}\n".encode(), 0o644)
+        write_output(options.out, f"{ticket}\n".encode(), 0o644)
     note(f"admits {peer} to federation {manifest.name!r} until {until}")
     note("send it to them: they save it beside their node.toml and set ticket there")
     return 0

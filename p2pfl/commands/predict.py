@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the predictions."""
     from p2pfl.applied import AppliedModel
-    from p2pfl.node.atomic_file import write_atomically
+    from p2pfl.node.atomic_file import write_output
     from p2pfl.node.training.unlabelled import load_unlabelled
     from p2pfl.opened import opened_state
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out is None:
         print(text.getvalue(), end="")
     else:
-        write_atomically(options.out, text.getvalue().encode(), 0o600)
+        write_output(options.out, text.getvalue().encode(), 0o600)
     return 0
 
 

@@ -79,11 +79,15 @@ class _Report:
         yield f"mode: {privacy.mode}, for every single record"
         yield (
             f"epsilon {self.verb}: {self.total.pld:.3f} of {privacy.epsilon:g}, at delta {privacy.delta:g}"
-            f" (by Rényi accounting: {self.total.rdp:.3f})"
+            f" (Rényi accounting, a looser bound and a cross-check: {self.total.rdp:.3f})"
         )
         for colluders, cost in self.rungs:
             mark = "  (assumed)" if colluders == self.manifest.groups.colluders else ""
             yield f"  if {colluders} of a group collude: {cost.pld:.3f}{mark}"
+        groups = self.manifest.groups
+        sizes = f"for the worst group of {groups.minimum} to {2 * groups.size - 1} members"
+        yield f"the ladder is {sizes if self.verb == 'planned' else 'for the groups that there were'};"
+        yield "  it stops rising where only this node's own noise is counted any more"
 
 
 def _finite(epsilon: float) -> float | None:

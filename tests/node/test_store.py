@@ -102,6 +102,47 @@ def test_an_edited_journal_is_refused(tmp_path: Path, statement: str) -> None:
             Store.open(tmp_path, IDENTITY, readonly=readonly)
 
 
+def test_a_ledger_stays_with_the_federation_that_it_began_in(tmp_path: Path) -> None:
+    with Store.open(tmp_path, IDENTITY) as store:
+        store.bind_manifest(canonical_bytes(manifest()))
+    fill(tmp_path)
+    other = canonical_bytes(replace(manifest(), seed=5))
+    for value in (None, other):
+        edit(tmp_path, "DELETE FROM meta WHERE key = 'manifest'")
+        if value is not None:
+            edit(tmp_path, f"INSERT INTO meta VALUES ('manifest', x'{value.hex()}')")
+        for readonly in (True, False):
+            with pytest.raises(StorageError, match="not that of the journal's federation"):
+                Store.open(tmp_path, IDENTITY, readonly=readonly)
+
+
+def test_binding_is_finished_after_a_crash_in_the_middle_of_it(tmp_path: Path) -> None:
+    bound = canonical_bytes(manifest())
+    with Store.open(tmp_path, IDENTITY):
+        pass
+    edit(tmp_path, f"INSERT INTO meta VALUES ('manifest', x'{bound.hex()}')")
+    with Store.open(tmp_path, IDENTITY) as store:
+        store.bind_manifest(bound)
+        store.bind_manifest(bound)
+    edit(tmp_path, "DELETE FROM meta WHERE key = 'manifest'")
+    with pytest.raises(StorageError, match="federation"):
+        Store.open(tmp_path, IDENTITY)
+
+
+def test_a_model_that_is_gone_is_not_taken_for_one_that_never_was(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with Store.open(tmp_path, IDENTITY) as store:
+        with pytest.raises(StorageError, match="released: missing, though rounds have completed"):
+            store.released()
+        store.save_released(model(3))
+        path = store.model_path
+        assert path is not None
+        path.unlink()
+        with pytest.raises(StorageError, match="is missing") as caught:
+            store.released()
+    assert f"copy {path.name} from a member" in caught.value.hint
+
+
 EMPTY_TABLE = "CREATE TABLE journal (sequence INTEGER PRIMARY KEY, kind TEXT, body BLOB, chain BLOB)"
 
 
@@ -110,7 +151,7 @@ EMPTY_TABLE = "CREATE TABLE journal (sequence INTEGER PRIMARY KEY, kind TEXT, bo
     ("statements", "words"),
     [
         (("DELETE FROM journal",), "removed"),
-        (("DELETE FROM journal WHERE sequence = 7",), "removed"),
+        (("DELETE FROM journal WHERE sequence = (SELECT max(sequence) FROM journal)",), "removed"),
         (("DROP TABLE journal",), "table journal is missing"),
         (("DROP TABLE journal", EMPTY_TABLE), "removed"),
         (("DROP TABLE journal", "DELETE FROM meta WHERE key = 'head'"), "table journal is missing"),
@@ -223,14 +264,13 @@ def with_garbage(directory: Path, place: str, garbage: bytes) -> None:
 def test_garbage_is_named_with_what_to_do(tmp_path: Path, place: str, garbage: bytes) -> None:
     fill(tmp_path)
     with_garbage(tmp_path, place, garbage)
-    with Store.open(tmp_path, IDENTITY) as store:
-        with pytest.raises(StorageError, match=f"table {place}") as refused:
-            READS[place](store)
-        assert "\n" not in refused.value.what
-        assert ("DELETE FROM" if "meta" not in place else "backup") in refused.value.hint
-        if place == "meta, manifest":
-            with pytest.raises(StorageError, match="table meta, manifest"):
-                store.bind_manifest(canonical_bytes(manifest()))
+    with (
+        pytest.raises(StorageError, match=f"table {place}") as refused,
+        Store.open(tmp_path, IDENTITY) as store,
+    ):
+        READS[place](store)
+    assert "\n" not in refused.value.what
+    assert ("DELETE FROM" if "meta" not in place else "backup") in refused.value.hint
 
 
 @pytest.mark.parametrize("garbage", [*GARBAGE.values(), b"0x1", b"-1", b" 1", b"9" * 5000])

@@ -543,6 +543,8 @@ def test_tickets_are_looked_at_before_anything_begins(
     assert run(*invite("--out", "ticket.txt", peer=ISSUER.peer_id))[0] == 0
     refused(run, ExitCode.TICKET, f"issued to another peer, {ISSUER.peer_id}", *ticket)
     assert not daemon
+    refused(run, ExitCode.STORAGE, "ticket.txt exists already", *invite("--out", "ticket.txt"))
+    Path("ticket.txt").unlink()
     assert run(*invite("--out", "ticket.txt"))[0] == 0
     assert run(*ticket)[0] == 0
     assert len(daemon) == 1

@@ -203,6 +203,14 @@ def test_predict_reads_a_table_as_training_does(run: Run, node: Node) -> None:
     assert unlabelled.header == ("id", "age", "sex", "y")
 
 
+def test_predict_writes_no_file_over_another(run: Run, node: Node) -> None:
+    key = Path("identity.key").read_bytes()
+    words = ("predict", "--config", "node.toml", "--data", "data.csv", "--out")
+    assert "identity.key exists already" in error(run, ExitCode.STORAGE, *words, "identity.key")
+    assert Path("identity.key").read_bytes() == key
+    assert run(*words, "new.csv")[0] == 0
+
+
 def test_predict_nothing(run: Run, node: Node) -> None:
     Path("new.csv").write_text("sex,age\nm,?\n")
     assert (
