@@ -39,7 +39,7 @@ Statuses = Mapping[str, Mapping[str, Any]]
 def print_report(manifest: Manifest, statuses: Statuses, directory: Path) -> None:
     """Print everything that the demo promises; a node that did not finish shows dashes."""
     _print_accuracy(manifest, statuses, directory)
-    _print_nodes(statuses)
+    _print_nodes(manifest, statuses)
     _print_privacy(manifest, statuses)
     model = next((status["model"] for status in statuses.values() if status.get("model")), "-")
     home = directory / HOSPITALS[-1]
@@ -131,16 +131,27 @@ def _published(method: str) -> list[str]:
 
 
 # -- nodes
-def _print_nodes(statuses: Statuses) -> None:
+def _print_nodes(manifest: Manifest, statuses: Statuses) -> None:
     print("\n" + _row("", HOSPITALS))
-    rows: Sequence[tuple[str, str]] = (
-        ("rounds, with statistics and evaluation", "completed"),
-        ("rounds skipped", "skipped"),
-        ("bytes sent since the node's last start", "bytes_sent"),
-    )
-    for title, key in rows:
-        cells = [statuses[name].get(key) for name in HOSPITALS]
+    of_each = [statuses[name] for name in HOSPITALS]
+    missed = [_missed(manifest, status) for status in of_each]
+    rows: list[tuple[str, list[int | None]]] = [
+        ("rounds, with statistics and evaluation", [status.get("completed") for status in of_each]),
+        ("rounds skipped", [status.get("skipped") for status in of_each]),
+        ("bytes sent since the node's last start", [status.get("bytes_sent") for status in of_each]),
+    ]
+    if any(missed):
+        rows.insert(2, ("rounds missed: node or group not there", missed))
+    for title, cells in rows:
         print(_row(title, ["-" if cell is None else f"{cell:,}" for cell in cells]))
+
+
+def _missed(manifest: Manifest, status: Mapping[str, Any]) -> int | None:
+    """Rounds of the programme, statistics and evaluation among them, that went by without this node."""
+    if status.get("completed") is None:
+        return None
+    gone = manifest.training.rounds + 2 - int(status["completed"]) - int(status.get("skipped", 0))
+    return max(gone, 0)
 
 
 def _print_privacy(manifest: Manifest, statuses: Statuses) -> None:

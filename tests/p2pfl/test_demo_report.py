@@ -149,3 +149,11 @@ def test_the_command_to_try_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(sys, "argv", ["/somewhere/p2pfl/__main__.py", "demo"])
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     assert demo_report._program() == "/usr/bin/python3 -m p2pfl"
+
+
+def test_rounds_that_went_by_without_a_node_are_shown_if_there_are_any(printed: Printed) -> None:
+    """The programme of this manifest has four: statistics, two of training, evaluation."""
+    title = "rounds missed"
+    assert not any(line.startswith(title) for line in printed(completed=4, skipped=0))
+    [line] = [line for line in printed(completed=1, skipped=1) if line.startswith(title)]
+    assert line.split()[-4:] == ["2"] * 4
