@@ -19,6 +19,8 @@ PeerId = NewType("PeerId", str)
 """libp2p peer id of an Ed25519 key, base58 text ``12D3KooW…``; checked by :func:`parse_peer_id`."""
 
 SIGNATURE_BYTES: Final = 64
+KEY_MARK: Final = "P2PFL-SECRET-KEY-"
+"""Begins the text form of every secret key, so that one in a wrong place is recognised and not shown."""
 
 # libp2p's peer-ids specification: the identity multihash (00) of a 36-byte protobuf {Ed25519, public key}.
 _PREFIX: Final = bytes.fromhex("002408011220")
@@ -73,6 +75,11 @@ def verify(peer: PeerId, label: bytes, payload: bytes, signature: bytes) -> bool
     except (ValueError, TypeError, nacl.exceptions.CryptoError):
         return False
     return True
+
+
+def holds_secret_key(text: str) -> bool:
+    """Whether the text form of a secret key, damaged or not, is anywhere in ``text``."""
+    return KEY_MARK in text.upper()
 
 
 def parse_peer_id(text: str) -> PeerId:

@@ -99,7 +99,7 @@ class RoundMachine:
         federation, roster_digest: 32 bytes each, the manifest's digest and the epoch roster's.
         group: all who may take part, in drawn order; ``identity`` is one of them.
         minimum: fewest members of a roster; what ``colluders`` demands may be more.
-        same_state: sum only with members that start from the same model (see below).
+        same_state: sum only with members that start from the same model (see above).
         timing: deadlines, all counted from when this member enters a phase.
         random: source of all secrets.
         lost: members to which there is no connection now.

@@ -20,7 +20,7 @@ from enum import Enum, auto
 from typing import NoReturn
 
 from p2pfl.crypto import labels
-from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id, verify
+from p2pfl.crypto.identity import Identity, PeerId, holds_secret_key, parse_peer_id, verify
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.gossip.records import shown
@@ -172,7 +172,7 @@ def _from_fields(fields: object) -> Ticket:
 
 
 def _refuse_foreign(text: str) -> NoReturn:
-    if text.upper().startswith("P2PFL-SECRET-KEY-"):
+    if holds_secret_key(text):
         raise TicketError("it is a secret key, not a ticket; whoever has seen it can act as that node")
     if text.startswith("p2pfl-ticket-v"):
         raise TicketError("it has another version's form; this p2pfl reads " + PREFIX.rstrip(":"))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2pfl.crypto.identity import PeerId
+from p2pfl.crypto.identity import PeerId, holds_secret_key
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.manifest import MAX_MEMBERS, Manifest
 from p2pfl.gossip.tickets import (
@@ -284,13 +284,14 @@ def read_ticket(path: Path) -> Ticket:
         raise TicketProblem(
             f"{path}: cannot be read: {reason_of(error)}", "check the path and its permissions"
         ) from None
-    if b"P2PFL-SECRET-KEY-" in data.upper():  # a key file begins with lines of explanation
+    text = data.decode("ascii", errors="replace")
+    if holds_secret_key(text):  # a key file begins with lines of explanation
         raise TicketProblem(
             f"{path}: this is a secret key, not a ticket",
             "keep it to yourself; name the ticket that the issuer sent",
         )
     try:
-        return parse_ticket_untrusted(data.decode("ascii", errors="replace"))
+        return parse_ticket_untrusted(text)
     except TicketError as error:
         raise TicketProblem(
             f"{path}: no usable ticket: {error}", "ask the issuer to send the ticket again"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2pfl.crypto.identity import parse_peer_id
+from p2pfl.crypto.identity import holds_secret_key, parse_peer_id
 from p2pfl.gossip.records import shown, suggest
 from p2pfl.node.errors import ConfigError, reason_of
 
@@ -21,7 +21,6 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/tcp/([0-9]{1,5})(?:/p2p/([^/\s]+))?")
 _FEDERATION_ID = re.compile(r"[0-9a-fA-F]{64}")
 _PART_OF_ID = re.compile(r"[0-9a-fA-F]{8,}(…|\.{3})?")
-_KEY_PREFIX = "P2PFL-SECRET-KEY-"
 _EXAMPLE_PEER = "12D3KooW…"
 
 
@@ -88,7 +87,7 @@ class Setting:
 def _text(raw: object, name: str) -> str:
     if not isinstance(raw, str):
         raise ConfigError(name, f"must be text in quotes, not {shown(raw)}", "put the value in quotes")
-    if _KEY_PREFIX in raw.upper():
+    if holds_secret_key(raw):
         hint = "keep it to yourself; `identity` names the file that holds it"
         raise ConfigError(name, "this is a secret key itself", hint)
     if not raw.strip():
@@ -278,7 +277,7 @@ def _read_file(path: Path) -> dict[str, object]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        if _KEY_PREFIX in text:
+        if holds_secret_key(text):
             hint = "keep it to yourself; --config takes the node.toml beside it"
             raise ConfigError(str(path), "this is a secret key, not a config", hint)
         table = tomllib.loads(text)

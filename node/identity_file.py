@@ -13,11 +13,11 @@ import os
 import stat
 from pathlib import Path
 
-from p2pfl.crypto.identity import Identity
+from p2pfl.crypto.identity import KEY_MARK, Identity
 from p2pfl.node.atomic_file import write_atomically
 from p2pfl.node.errors import IdentityError, reason_of
 
-PREFIX = "P2PFL-SECRET-KEY-1"
+PREFIX = f"{KEY_MARK}1"
 _MAX_BYTES = 4096
 _CHECKSUM_BYTES = 4
 _NEW = "`p2pfl init DIR` makes a new identity (a new peer id, which needs a new ticket)"

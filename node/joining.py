@@ -27,28 +27,30 @@ _ANSWER_SECONDS = 10.0
 _AGAIN_SECONDS = 0.2
 
 
-def known_federation(config: NodeConfig, store: Store) -> bytes:
-    """The digest of the federation that config and state directory name. Raises if they name none, or two."""
-    stored = store.manifest_bytes()
-    wanted = config.federation
-    if isinstance(wanted, Path):
-        named = read_manifest(wanted).digest
-    elif wanted is not None:
+def known_federation(config: NodeConfig, store: Store) -> tuple[bytes, Manifest | None]:
+    """The digest of the federation that config and state directory name, and its manifest if either has it.
+
+    Raises ConfigError if they name none, or two; ManifestProblem.
+    """
+    stored, wanted = store.manifest(), config.federation
+    given = read_manifest(wanted) if isinstance(wanted, Path) else None
+    manifest = given or stored
+    if isinstance(wanted, str):
         named = bytes.fromhex(wanted)
-    elif stored is not None:
-        named = digest_of(stored)
+    elif manifest is not None:
+        named = manifest.digest
     else:
         raise ConfigError(
             "federation.id", "not set", "give --federation with the manifest file, or the id and --bootstrap"
         )
-    if stored is not None and digest_of(stored) != named:
+    if stored is not None and stored.digest != named:
         raise ConfigError(
             "federation.id",
-            f"{config.state} holds the state of federation {digest_of(stored).hex()[:12]}…,"
+            f"{config.state} holds the state of federation {stored.federation_id[:12]}…,"
             f" not of {named.hex()[:12]}…",
             "give every federation a state directory of its own",
         )
-    return named
+    return named, manifest
 
 
 async def obtain_manifest(transport: "Transport", federation: bytes, bootstrap: Sequence[str]) -> Manifest:

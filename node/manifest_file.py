@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from p2pfl.crypto.identity import holds_secret_key
 from p2pfl.gossip.manifest import MAX_BYTES, Manifest, ManifestError, decode_manifest_untrusted, from_toml
 from p2pfl.node.errors import ManifestProblem, reason_of
 
-_SECRET = b"P2PFL-SECRET-KEY-"
 _TICKET = b"p2pfl-ticket-"
 
 
@@ -51,7 +51,7 @@ def _read(path: Path) -> bytes:
         raise ManifestProblem(
             f"{path}: cannot be read: {reason_of(error)}", "check the path and its permissions"
         ) from None
-    if _SECRET in data:
+    if holds_secret_key(data.decode("ascii", "replace")):
         hint = "keep it to yourself; the manifest is the file that `p2pfl federation create` wrote"
         raise ManifestProblem(f"{path}: this is a secret key, not a manifest", hint)
     if data.lstrip().startswith(_TICKET):

@@ -7,7 +7,6 @@ known at once, by the key of the config that it stands at.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest, TaskSpec
@@ -17,7 +16,6 @@ from p2pfl.node.errors import ConfigError, DataError, IdentityError, ManifestPro
 from p2pfl.node.identity_file import load_identity
 from p2pfl.node.joining import known_federation
 from p2pfl.node.lock import locked
-from p2pfl.node.manifest_file import read_manifest
 from p2pfl.node.store import Store
 from p2pfl.node.training.rows import open_rows
 from p2pfl.node.training.table import Table, load_table
@@ -57,9 +55,7 @@ def prepared(config: NodeConfig) -> Iterator[Prepared]:
         identity = load_identity(config.identity)
     with locked(config.state), Store.open(config.state, identity) as store:
         with _blaming("federation.id"):
-            federation = known_federation(config, store)
-            named = config.federation
-            manifest = read_manifest(named) if isinstance(named, Path) else store.manifest()
+            federation, manifest = known_federation(config, store)
         with _blaming("federation.ticket"):
             admission = FederationAdmission(federation, identity.peer_id, config.ticket, manifest)
         if manifest is None:

@@ -323,7 +323,7 @@ def _fields(raw: bytes) -> object:
 
 
 def _federation(body: bytes) -> bytes:
-    match unpack_untrusted(body, _MAX_ROW):
+    match _fields(body):
         case [bytes(digest)]:
             return digest
         case _:

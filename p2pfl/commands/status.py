@@ -58,10 +58,8 @@ class _Report:
         yield f"node: {said.peer}, {'running' if self.running else 'not running'}"
         yield f"federation: {self.name} ({self.federation[:12]}…)"
         where = f", round {said.round} ({said.stage})" if said.phase == "learning" else ""
-        here = f", {said.connected} members connected" if self.running else ""
-        yield (
-            f"phase: {said.phase}{where}{here}" if self.running else f"phase: {said.phase}, when it last ran"
-        )
+        now = f"{where}, {said.connected} members connected" if self.running else ", when it last ran"
+        yield f"phase: {said.phase}{now}"
         skip = f"; the last because {said.last_skip}" if said.last_skip else ""
         yield (
             f"rounds: {said.training_completed} of {said.rounds_total} in training,"

@@ -93,12 +93,13 @@ def obtain(members: Members) -> Manifest:
 def test_the_federation_is_named_by_file_by_id_or_by_what_is_stored(tmp_path: Path, store: Store) -> None:
     path = tmp_path / "hearts.manifest"
     path.write_bytes(canonical_bytes(OURS))
-    assert known_federation(config(tmp_path, path), store) == OURS.digest
-    assert known_federation(config(tmp_path, OURS.federation_id), store) == OURS.digest
+    assert known_federation(config(tmp_path, path), store) == (OURS.digest, OURS)
+    assert known_federation(config(tmp_path, OURS.federation_id), store) == (OURS.digest, None)
     with pytest.raises(ConfigError, match="not set"):
         known_federation(config(tmp_path), store)
     store.bind_manifest(canonical_bytes(OURS))
-    assert known_federation(config(tmp_path), store) == OURS.digest
+    assert known_federation(config(tmp_path), store) == (OURS.digest, OURS)
+    assert known_federation(config(tmp_path, OURS.federation_id), store) == (OURS.digest, OURS)
 
 
 @pytest.mark.parametrize("by_file", [False, True])
