@@ -8,14 +8,29 @@ no longer needs, so nothing is ever cancelled.
 What may be summed, and everything secret, is kept out of ``repr``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto.identity import PeerId
+from p2pfl.crypto.ring import RING_32, Ring
 from p2pfl.gossip.thresholds import Thresholds
 from p2pfl.gossip.wire import Message
+
+
+class Values(Protocol):
+    """A vector over a ring that is taken slice by slice, from the first element to the last and once: an
+    array, or whatever computes one on the way.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> "np.dtype[Any]": ...
+    def __getitem__(self, where: slice, /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +69,36 @@ class Prepared:
     """We are ready for ``round``: we will contribute ``dim`` ring elements to a sum for ``stage``.
 
     ``stage`` is opaque text of at most 32 characters, ``state_digest`` 32 bytes that name the model we
-    start from.
+    start from. The ``ring`` of a stage is the same for everybody.
     """
 
     round: int
     stage: str
     dim: int
     state_digest: bytes
+    ring: Ring = RING_32
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """The driver's answer to :class:`Contribute`: uint32, shape (dim,), encoded and noised."""
+    """The driver's answer to :class:`Contribute`: over the ring of the round, shape (dim,), encoded and
+    noised. The machine takes it slice by slice, within :class:`Compute`.
+    """
 
     round: int
-    values: NDArray[np.uint32] = field(repr=False, compare=False)
+    values: Values = field(repr=False, compare=False)
 
 
-Event = Received | TimerExpired | PeerFound | PeerLost | Prepared | Contribution
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What the ``work`` of the :class:`Compute` with this round and key returned."""
+
+    round: int
+    key: str
+    value: object = field(repr=False, compare=False)
+
+
+Event = Received | TimerExpired | PeerFound | PeerLost | Prepared | Contribution | Computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +156,13 @@ class Contribute:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The round's sum: ``total`` is uint32, shape (dim,), over exactly ``survivors``, some or all of
-    ``members``.
+    """The round's sum: ``total`` is over the ring of the round, shape (dim,), over exactly ``survivors``,
+    some or all of ``members``.
     """
 
     round: int
     stage: str
-    total: NDArray[np.uint32] = field(repr=False, compare=False)
+    total: NDArray[Any] = field(repr=False, compare=False)
     survivors: tuple[PeerId, ...]
     members: tuple[PeerId, ...]
     thresholds: Thresholds
@@ -169,6 +196,27 @@ class Waiting:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Call ``work``, which may take a while and touches nothing that changes, and answer
+    :class:`Computed` with what it returns. A driver with an event loop does it on another thread.
+    """
+
+    round: int
+    key: str
+    work: Callable[[], object] = field(repr=False, compare=False)
+
+
 Effect = (
-    Send | SetTimer | Connect | EpochBegan | Begin | Contribute | Completed | Skipped | Evidence | Waiting
+    Send
+    | SetTimer
+    | Connect
+    | EpochBegan
+    | Begin
+    | Contribute
+    | Compute
+    | Completed
+    | Skipped
+    | Evidence
+    | Waiting
 )

@@ -8,9 +8,8 @@ purpose is to hand one out.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, combinations, islice
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto import labels
@@ -23,6 +22,10 @@ _MAX_SUBSETS: Final = 128
 """Subsets of shares that are tried for one secret: all there are up to nine members. Beyond, those in which t
 cyclic neighbours are good come first and the rest is cut off: a sum lost to members that deal or reveal wrong
 shares, who could have prevented it anyway."""
+
+
+_BLOCK: Final = 1 << 14
+"""Elements that every mask goes over before the next ones: they stay in the nearest cache meanwhile."""
 
 
 class HeldShares(NamedTuple):
@@ -49,6 +52,23 @@ class Secrets:
     @classmethod
     def fresh(cls, suite: Suite, random: RandomBytes) -> Self:
         return cls(suite.new_key(random), suite.new_key(random), suite.new_seed(random))
+
+
+class Masker:
+    """Masks to be added to a vector and taken from it, slice by slice, from the first element to the last."""
+
+    def __init__(self, suite: Suite, added: Iterable[bytes], taken: Iterable[bytes]) -> None:
+        self._added = [suite.mask(seed) for seed in added]
+        self._taken = [suite.mask(seed) for seed in taken]
+
+    def apply(self, values: NDArray[Any]) -> None:
+        """To the next ``len(values)`` elements, in place."""
+        for start in range(0, len(values), _BLOCK):
+            block = values[start : start + _BLOCK]
+            for mask in self._added:
+                mask.add_to(block)
+            for mask in self._taken:
+                mask.take_from(block)
 
 
 class Masking:
@@ -82,13 +102,15 @@ class Masking:
             raise ValueError("not two shares")
         return HeldShares(opened[:size], opened[size:])
 
-    def mask(self, values: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """y_i = v_i + sum_{j>i} PRG(s_ij) - sum_{j<i} PRG(s_ij) + PRG(b_i), over the whole roster."""
-        masked = values.copy()
+    def masker(self) -> "Masker":
+        """What makes our masked vector, over the whole roster:
+        y_i = v_i + sum_{j>i} PRG(s_ij) - sum_{j<i} PRG(s_ij) + PRG(b_i).
+        """
+        added, taken = [self._self_mask(self._secrets.seed)], list[bytes]()
         for other in self._others:
-            self._apply(masked, self._pair_seed(self._secrets.mask_key.secret, other), add=other > self._me)
-        self._apply(masked, self._self_mask(self._secrets.seed), add=True)
-        return masked
+            seed = self._pair_seed(self._secrets.mask_key.secret, other)
+            (added if other > self._me else taken).append(seed)
+        return Masker(self._suite, added, taken)
 
     def recover(self, owner: int, survived: bool, shares: Mapping[int, bytes]) -> bytes | None:
         """The self-mask seed of a survivor, else the one-time secret key, from shares by holder.
@@ -111,22 +133,18 @@ class Masking:
                 return secret
         return None
 
-    def unmask(
-        self, total: NDArray[np.uint32], survivors: Collection[int], secrets: Mapping[int, bytes]
-    ) -> None:
-        """Take out of the sum of the survivors' masked vectors, in place, everything that did not cancel:
-        their self-masks, and their masks with members that did not survive. ``secrets`` are by owner, as
-        recovered.
+    def unmasker(self, survivors: Collection[int], secrets: Mapping[int, bytes]) -> "Masker":
+        """What takes out of the sum of the survivors' masked vectors everything that did not cancel: their
+        self-masks, and their masks with members that did not survive. ``secrets`` are by owner, as recovered.
         """
+        added, taken = list[bytes](), list[bytes]()
         for owner, secret in secrets.items():
             if owner in survivors:
-                self._apply(total, self._self_mask(secret), add=False)
+                taken.append(self._self_mask(secret))
                 continue
             for survivor in survivors:
-                self._apply(total, self._pair_seed(secret, survivor), add=owner < survivor)
-
-    def _apply(self, values: NDArray[np.uint32], seed: bytes, *, add: bool) -> None:
-        (self._suite.add_mask if add else self._suite.subtract_mask)(values, seed)
+                (added if owner < survivor else taken).append(self._pair_seed(secret, survivor))
+        return Masker(self._suite, added, taken)
 
     def _self_mask(self, seed: bytes) -> bytes:
         return self._suite.derive(seed, labels.SELF_MASK, self._roster.digest)

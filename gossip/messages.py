@@ -4,7 +4,8 @@
 
     forming     Ready, Proposal             who takes part in this attempt
     share       Bundle, Ack                 sealed shares of two secrets of everybody
-    masked      Masked                      the masked vectors, one per member and round
+    masked      Masked, Pledge              the masked vectors, one per member and round
+    gather      Held, Plan, Part, Check     sums of their chunks, where they are not broadcast
     commit      Survivors, Fetch            whose vectors are summed; one signature per member and round
     reveal      Reveal                      shares: self-mask seeds of survivors, one-time keys of the others
     sum         Result                      digest of the sum, so that a difference is noticed
@@ -13,17 +14,27 @@ A ready names federation, epoch roster, round and attempt. Everything after the 
 the roster, which covers all of these, so a message means nothing in any other place than its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Self, cast
+from typing import Any, ClassVar, Final, Self, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.canonical import pack
-from p2pfl.gossip.wire import Limits, Message, Reader, decode_relayed, decode_untrusted, digest, encode
+from p2pfl.gossip.chunks import MAX_CHUNKS, longest_chunk_bytes
+from p2pfl.gossip.linear_check import CHECKS
+from p2pfl.gossip.wire import (
+    DIGEST_BYTES,
+    Limits,
+    Message,
+    Reader,
+    decode_relayed,
+    decode_untrusted,
+    digest,
+    encode,
+)
 
 __all__ = [  # the codec too, so that a driver finds all it needs here
     "MAX_ATTEMPTS",
@@ -32,10 +43,15 @@ __all__ = [  # the codec too, so that a driver finds all it needs here
     "ROUND_MESSAGES",
     "Ack",
     "Bundle",
+    "Check",
     "Fetch",
+    "Held",
     "Limits",
     "Masked",
     "Message",
+    "Part",
+    "Plan",
+    "Pledge",
     "Proposal",
     "Ready",
     "Result",
@@ -45,6 +61,7 @@ __all__ = [  # the codec too, so that a driver finds all it needs here
     "Survivors",
     "decode_untrusted",
     "encode",
+    "parts_digest",
     "result_digest",
     "roster_digest",
     "survivors_digest",
@@ -57,6 +74,14 @@ MAX_ATTEMPTS: Final = 4
 MAX_STAGE_CHARACTERS: Final = 32
 MAX_SHARE_BYTES: Final = 40
 MAX_SEALED_BYTES: Final = 256
+MAX_ELEMENT_BYTES: Final = 8
+"""Of one ring element, in the widest ring."""
+MAX_CHECK_BYTES: Final = MAX_MEMBERS * CHECKS * MAX_ELEMENT_BYTES
+
+Entries = tuple[tuple[PeerId, bytes], ...]
+"""Members, each with the mark of its masked vector."""
+Context = tuple[int, int, bytes]
+"""Round, attempt, roster digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +188,7 @@ class Ack(Message):
 
 @dataclass(frozen=True, slots=True)
 class Masked(Message):
-    """My masked vector: uint32, shape (dim,); the signature covers its digest."""
+    """Chunk ``chunk`` of my masked vector, over the ring; the signature covers its digest."""
 
     TAG: ClassVar[str] = "masked"
     LABEL: ClassVar[bytes | None] = labels.MASKED
@@ -172,38 +197,178 @@ class Masked(Message):
     round: int
     attempt: int
     roster: bytes
+    chunk: int
     digest: bytes
-    values: NDArray[np.uint32] = field(repr=False, compare=False)
+    data: bytes = field(repr=False, compare=False)
+    """The elements, little-endian."""
 
     @classmethod
-    def of(cls, author: PeerId, context: tuple[int, int, bytes], values: NDArray[np.uint32]) -> Self:
-        """The message (still unsigned) that carries ``values``; ``context`` is round, attempt, roster
-        digest.
-        """
-        return cls(author, *context, digest(labels.MASKED_DIGEST, _little_endian(values)), values)
+    def of(
+        cls, author: PeerId, context: Context, chunk: int, data: bytes, known: bytes | None = None
+    ) -> Self:
+        """The message (still unsigned) that carries ``data``; ``known``: its digest, if it is at hand."""
+        return cls(author, *context, chunk, known or digest(labels.MASKED_DIGEST, data), data)
 
     def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.digest)
+        return (self.round, self.attempt, self.roster, self.chunk, self.digest)
 
     def payload(self) -> bytes:
-        return _little_endian(self.values)
+        return self.data
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
-        context, claimed = _context(fields), fields.digest()
-        if len(payload) % 4 or digest(labels.MASKED_DIGEST, payload) != claimed:
-            raise ValueError("the masked vector is not the one that was signed")
-        return cls(author, *context, claimed, np.frombuffer(payload, "<u4").astype(np.uint32, copy=False))
+        context, chunk, claimed = _context(fields), fields.number(MAX_CHUNKS), fields.digest()
+        if digest(labels.MASKED_DIGEST, payload) != claimed:
+            raise ValueError("the masked chunk is not the one that was signed")
+        return cls(author, *context, chunk, claimed, payload)
 
     @classmethod
     def max_payload_bytes(cls, limits: Limits) -> int:
-        return 4 * limits.max_dim
+        return longest_chunk_bytes(limits.max_dim, MAX_ELEMENT_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Pledge(Message):
+    """The chunks of my masked vector have these digests, in order."""
+
+    TAG: ClassVar[str] = "pledge"
+    LABEL: ClassVar[bytes | None] = labels.PLEDGE
+
+    round: int
+    attempt: int
+    roster: bytes
+    digests: tuple[bytes, ...]
+
+    @property
+    def mark(self) -> bytes:
+        """What names the vector in a set of survivors."""
+        return digest(labels.PLEDGE, pack((self.roster, self.digests)))
+
+    def body(self) -> tuple[object, ...]:
+        return (self.round, self.attempt, self.roster, self.digests)
+
+    @classmethod
+    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+        return cls(author, *_context(fields), fields.items(MAX_CHUNKS, Reader.digest))
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Message):
+    """I hold the pledges of these members, and of their vectors the chunks that are mine to add up; in
+    roster order. I wait for no others.
+    """
+
+    TAG: ClassVar[str] = "held"
+    LABEL: ClassVar[bytes | None] = labels.HELD
+
+    round: int
+    attempt: int
+    roster: bytes
+    entries: Entries
+
+    def body(self) -> tuple[object, ...]:
+        return (self.round, self.attempt, self.roster, self.entries)
+
+    @classmethod
+    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+        return cls(author, *_context(fields), fields.items(MAX_MEMBERS, _entry))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Message):
+    """Let us add up these vectors, in roster order. Binds nobody; each plan of an author is smaller than its
+    last.
+    """
+
+    TAG: ClassVar[str] = "plan"
+    LABEL: ClassVar[bytes | None] = labels.PLAN
+
+    round: int
+    attempt: int
+    roster: bytes
+    entries: Entries
+
+    @property
+    def mark(self) -> bytes:
+        """The digest of the set of survivors."""
+        return survivors_digest(self.roster, self.entries)
+
+    def body(self) -> tuple[object, ...]:
+        return (self.round, self.attempt, self.roster, self.entries)
+
+    @classmethod
+    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+        return cls(author, *_context(fields), fields.items(MAX_MEMBERS, _entry))
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Message):
+    """The sum of chunk ``chunk`` of the masked vectors of ``survivors`` (digest of the set)."""
+
+    TAG: ClassVar[str] = "part"
+    LABEL: ClassVar[bytes | None] = labels.PART
+    RELAYED: ClassVar[bool] = True
+
+    round: int
+    attempt: int
+    roster: bytes
+    survivors: bytes
+    chunk: int
+    digest: bytes
+    data: bytes = field(repr=False, compare=False)
+    """The elements, little-endian."""
+
+    def body(self) -> tuple[object, ...]:
+        return (self.round, self.attempt, self.roster, self.survivors, self.chunk, self.digest)
+
+    def payload(self) -> bytes:
+        return self.data
+
+    @classmethod
+    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+        context, survivors = _context(fields), fields.digest()
+        chunk, claimed = fields.number(MAX_CHUNKS), fields.digest()
+        if digest(labels.PART_DIGEST, payload) != claimed:
+            raise ValueError("the part is not the one that was signed")
+        return cls(author, *context, survivors, chunk, claimed, payload)
+
+    @classmethod
+    def max_payload_bytes(cls, limits: Limits) -> int:
+        return longest_chunk_bytes(limits.max_dim, MAX_ELEMENT_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Message):
+    """I was given parts with these digests, and these are the words of my own masked vector for every owner
+    of chunks (:mod:`p2pfl.gossip.linear_check`), one after the other in roster order.
+    """
+
+    TAG: ClassVar[str] = "check"
+    LABEL: ClassVar[bytes | None] = labels.CHECK
+    RELAYED: ClassVar[bool] = True
+
+    round: int
+    attempt: int
+    roster: bytes
+    survivors: bytes
+    parts: tuple[bytes, ...]
+    words: bytes
+
+    def body(self) -> tuple[object, ...]:
+        return (self.round, self.attempt, self.roster, self.survivors, self.parts, self.words)
+
+    @classmethod
+    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+        context, survivors = _context(fields), fields.digest()
+        parts = fields.items(MAX_CHUNKS, Reader.digest)
+        return cls(author, *context, survivors, parts, fields.blob(MAX_CHECK_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
 class Survivors(Message):
-    """I stand by summing exactly these vectors, named by author and digest in roster order. One per member
-    and round.
+    """I stand by summing exactly these vectors, named by author and mark in roster order, and hold their
+    masked sum. One per member and round. ``parts`` names the parts (:func:`parts_digest`), or is empty where
+    vectors were broadcast.
     """
 
     TAG: ClassVar[str] = "survivors"
@@ -212,15 +377,22 @@ class Survivors(Message):
     round: int
     attempt: int
     roster: bytes
-    entries: tuple[tuple[PeerId, bytes], ...]
+    entries: Entries
+    parts: bytes = b""
+
+    @property
+    def choice(self) -> tuple[Entries, bytes]:
+        """What must be signed alike."""
+        return self.entries, self.parts
 
     def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.entries)
+        return (self.round, self.attempt, self.roster, self.entries, self.parts)
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
         context = _context(fields)
-        return cls(author, *context, fields.items(MAX_MEMBERS, _entry))
+        entries = fields.items(MAX_MEMBERS, _entry)
+        return cls(author, *context, entries, fields.blob(DIGEST_BYTES))
 
 
 def _entry(item: Reader) -> tuple[PeerId, bytes]:
@@ -232,7 +404,9 @@ def _entry(item: Reader) -> tuple[PeerId, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Fetch(Message):
-    """Send me the masked vector of ``owner`` with this digest. Not signed: it binds nobody."""
+    """Send me what you hold of ``of``: its masked chunk where ``mark`` names its vector, or where ``mark``
+    names a set of survivors its part for that chunk, or its check. Not signed: it binds nobody.
+    """
 
     TAG: ClassVar[str] = "fetch"
     LABEL: ClassVar[bytes | None] = None
@@ -240,15 +414,20 @@ class Fetch(Message):
     round: int
     attempt: int
     roster: bytes
-    owner: PeerId
-    digest: bytes
+    kind: str
+    of: PeerId
+    chunk: int
+    mark: bytes
 
     def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.owner, self.digest)
+        return (self.round, self.attempt, self.roster, self.kind, self.of, self.chunk, self.mark)
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
-        return cls(author, *_context(fields), fields.peer(), fields.digest())
+        context, kind = _context(fields), fields.text(MAX_STAGE_CHARACTERS)
+        if kind not in (Masked.TAG, Part.TAG, Check.TAG):
+            raise ValueError("nothing of this kind is fetched")
+        return cls(author, *context, kind, fields.peer(), fields.number(MAX_CHUNKS), fields.digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,12 +479,18 @@ class Result(Message):
         return cls(author, *_context(fields), fields.digest(), fields.digest())
 
 
-RoundMessage = Ready | Proposal | Bundle | Ack | Masked | Survivors | Fetch | Reveal | Result
-SumMessage = Bundle | Ack | Masked | Survivors | Fetch | Reveal | Result
+VectorMessage = Masked | Pledge | Held | Plan | Part | Check
+"""What brings everybody the masked sum."""
+SumMessage = Bundle | Ack | VectorMessage | Survivors | Fetch | Reveal | Result
 """What is exchanged once a roster is agreed."""
+RoundMessage = Ready | Proposal | SumMessage
 
 ROUND_MESSAGES: Final[Mapping[str, type[Message]]] = {
-    kind.TAG: kind for kind in (Ready, Proposal, Bundle, Ack, Masked, Survivors, Fetch, Reveal, Result)
+    kind.TAG: kind
+    for kind in (
+        *(Ready, Proposal, Bundle, Ack, Masked, Pledge, Held, Plan, Part, Check),
+        *(Survivors, Fetch, Reveal, Result),
+    )
 }
 
 
@@ -314,19 +499,27 @@ def roster_digest(readies: tuple[Ready, ...]) -> bytes:
     return digest(labels.ROSTER_DIGEST, pack([ready.signed_bytes() for ready in readies]))
 
 
-def survivors_digest(roster: bytes, entries: tuple[tuple[PeerId, bytes], ...]) -> bytes:
+def survivors_digest(roster: bytes, entries: Entries) -> bytes:
     """What identifies a set of survivors of the roster with that digest."""
     return digest(labels.SURVIVORS, pack((roster, entries)))
 
 
-def result_digest(survivors: bytes, total: NDArray[np.uint32]) -> bytes:
+def parts_digest(survivors: bytes, parts: Sequence[bytes]) -> bytes:
+    """What identifies the parts with these digests, in order, of the sum over the survivors with that
+    digest.
+    """
+    return digest(labels.PARTS_DIGEST, pack((survivors, tuple(parts))))
+
+
+def result_digest(survivors: bytes, total: NDArray[Any]) -> bytes:
     """What identifies a sum over the survivors with that digest."""
-    return digest(labels.RESULT_DIGEST, survivors + _little_endian(total))
+    return digest(labels.RESULT_DIGEST, survivors + to_bytes(total))
 
 
-def _context(fields: Reader) -> tuple[int, int, bytes]:
+def to_bytes(values: NDArray[Any]) -> bytes:
+    """Ring elements as they cross the wire: little-endian."""
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _context(fields: Reader) -> Context:
     return fields.number(), fields.number(MAX_ATTEMPTS), fields.digest()
-
-
-def _little_endian(values: NDArray[np.uint32]) -> bytes:
-    return values.astype("<u4", copy=False).tobytes()

@@ -37,6 +37,7 @@ from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
 from p2pfl.gossip.events import (
     Begin,
     Completed,
+    Computed,
     Contribute,
     Contribution,
     Effect,
@@ -170,6 +171,10 @@ class Participant:
                 self._drive(event, now)
             case Prepared() | Contribution():
                 self._answer(event, now)
+            case Computed():
+                for known in (self._previous, self._current):
+                    if known is not None and known.number == event.round:
+                        self._pass(known, event, now)
             case _:
                 raise LocalProtocolError(f"no event of a participant: {event}")
         return self._settle(now)

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes, seeded_random
+from p2pfl.crypto.ring import RING_32, Ring
+from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.events import Completed, Contribute, Contribution, Effect, Evidence, Prepared, Skipped
-from p2pfl.gossip.messages import ROUND_MESSAGES, Masked
+from p2pfl.gossip.messages import ROUND_MESSAGES, Masked, Pledge
 from p2pfl.gossip.round import RoundMachine
 from p2pfl.gossip.simulation import Codec, Link, Machine, SimNetwork
 from p2pfl.gossip.suite import SUITE, Suite
@@ -41,13 +43,13 @@ class Rehearsal:
     """A group of ``len(values)`` members, in drawn order, of which number i contributes row i of ``values``.
 
     Args:
-        values: uint32, shape (members, dim).
+        values: over the ring, shape (members, dim).
         randoms: where each member takes its secrets from; None: seeded.
         wrap: by member number, what to put in the place of its machine.
         prepared_at: when each member is ready, in seconds; None: all at once.
         stages, states: what each is ready for, and the digest it starts from; None: the same.
         link, codec, crashes, loss_seconds: as for SimNetwork, with crashes by member number.
-        suite, timing, minimum, colluders, same_state, round: as for RoundMachine.
+        suite, timing, minimum, colluders, same_state, round, cut: as for RoundMachine. ring: of ``values``.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class Rehearsal:
         same_state: bool = False,
         link: Link | None = None,
         codec: bool = False,
+        cut: Callable[[int, int, int], Chunks] = Chunks.of,
+        ring: Ring = RING_32,
         crashes: Mapping[int, int] | None = None,
         loss_seconds: float | None = 0.05,
     ) -> None:
@@ -80,7 +84,7 @@ class Rehearsal:
         self.evidence: list[tuple[PeerId, Evidence]] = []
         """Who holds evidence, and which."""
         self._minimum, self._colluders, self._suite, self._seed = minimum, colluders, suite, seed
-        self._same_state = same_state
+        self._same_state, self._cut = same_state, cut
         machines: dict[PeerId, Machine] = {}
         for number, identity in enumerate(self.identities):
             random = randoms[number] if randoms else seeded_random(b"%d/%d" % (seed, number))
@@ -100,7 +104,7 @@ class Rehearsal:
             stage = stages[number] if stages else "training"
             state = states[number] if states else bytes(32)
             at = prepared_at[number] if prepared_at else 0.0
-            self.net.post(peer, Prepared(round, stage, values.shape[1], state), at)
+            self.net.post(peer, Prepared(round, stage, values.shape[1], state, ring), at)
 
     def machine(self, number: int, random: RandomBytes) -> RoundMachine:
         """A fresh machine for the member of that number: after a crash, say."""
@@ -116,6 +120,7 @@ class Rehearsal:
             random=random,
             same_state=self._same_state,
             suite=self._suite,
+            cut=self._cut,
         )
 
     def run(self) -> "Rehearsal":
@@ -138,11 +143,12 @@ class Rehearsal:
         return {peer: end for peer, end in self.ended.items() if isinstance(end, Skipped)}
 
     def masked_vectors(self, author: PeerId) -> set[bytes]:
-        """Digests of all masked vectors that this member sent of its own."""
+        """What names the masked vectors that this member sent of its own: digests, or marks of pledges."""
         messages = [sent.message for sent in self.net.sent if sent.sender == author]
-        return {
-            message.digest for message in messages if isinstance(message, Masked) and message.author == author
-        }
+        own = [message for message in messages if message.author == author]
+        marks = {message.mark for message in own if isinstance(message, Pledge)}
+        chunks = [message for message in own if isinstance(message, Masked)]
+        return marks or {message.digest for message in chunks if message.chunk == 0}
 
     def _perform(self, net: SimNetwork, peer: PeerId, effect: Effect) -> None:
         match effect:

@@ -40,15 +40,17 @@ The driver must not prepare a round for which its ledger already shows a contrib
 that it has sent masked data, but not across a restart.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum, auto
 from itertools import count
 from typing import Protocol
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes
+from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
 from p2pfl.gossip.events import (
+    Computed,
     Contribution,
     Effect,
     Event,
@@ -75,6 +77,7 @@ from p2pfl.gossip.messages import (
     SumMessage,
 )
 from p2pfl.gossip.roster import Roster
+from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.secure_sum import SecureSum
 from p2pfl.gossip.suite import SUITE, Suite
 from p2pfl.gossip.thresholds import thresholds
@@ -100,6 +103,7 @@ class RoundMachine:
         group: all who may take part, in drawn order; ``identity`` is one of them.
         minimum: fewest members of a roster; what ``colluders`` demands may be more.
         same_state: sum only with members that start from the same model (see above).
+        cut: how vectors are cut, by dim, members and bytes of an element; the same for everybody.
         timing: deadlines, all counted from when this member enters a phase.
         random: source of all secrets.
         lost: members to which there is no connection now.
@@ -119,6 +123,7 @@ class RoundMachine:
         random: RandomBytes,
         same_state: bool = False,
         suite: Suite = SUITE,
+        cut: Callable[[int, int, int], Chunks] = Chunks.of,
         lost: Collection[PeerId] = (),
     ) -> None:
         if len(set(group)) != len(group) or identity.peer_id not in group or len(group) > MAX_MEMBERS:
@@ -129,7 +134,7 @@ class RoundMachine:
         self._group, self._colluders = tuple(group), colluders
         self._others = tuple(peer for peer in group if peer != identity.peer_id)
         self._minimum = next(size for size in count(minimum) if _hides(size, colluders))
-        self._timing, self._random, self._suite = timing, random, suite
+        self._timing, self._random, self._suite, self._cut = timing, random, suite, cut
         self._same_state = same_state
         self._lost = set(lost) - {self._me}
         self._prepared: Prepared | None = None
@@ -162,6 +167,8 @@ class RoundMachine:
                 self._prepare(event, now)
             case Contribution():
                 self._contribute(event, now)
+            case Computed():
+                self._take_computed(event, now)
             case _:
                 raise LocalProtocolError(f"no event of a round: {type(event).__name__}")
         self._advance(now)
@@ -188,6 +195,12 @@ class RoundMachine:
         if self._sum is None:
             raise LocalProtocolError("a contribution nobody asked for")
         self._emit(self._sum.contribute(event.values, now))
+
+    def _take_computed(self, event: Computed, now: float) -> None:
+        """What an attempt asked for; the answer may come after its end."""
+        prefix = f"round/{self.round}/{self._attempt}/"
+        if self._sum is not None and not self._finished and event.key.startswith(prefix):
+            self._emit(self._sum.computed(event.key.removeprefix(prefix), event.value, now))
 
     def _lose(self, peer: PeerId) -> None:
         if peer in self._others:
@@ -362,17 +375,18 @@ class RoundMachine:
 
     def _begin(self, readies: tuple[Ready, ...], now: float) -> None:
         """The roster is agreed as far as we are concerned; what came early for it is taken up."""
-        assert self._secrets is not None
-        self._sum = sum_ = SecureSum(
-            roster=Roster.of(readies, self._colluders),
-            identity=self._identity,
-            secrets=self._secrets,
-            lost=self._lost,
-            phase_seconds=self._timing.phase_seconds,
-            random=self._random,
-            suite=self._suite,
-            timer_prefix=f"round/{self.round}/{self._attempt}/",
+        assert self._secrets is not None and self._prepared is not None
+        roster, ring = Roster.of(readies, self._colluders), self._prepared.ring
+        seat = Seat(
+            roster,
+            self._identity,
+            self._lost,
+            self._timing.phase_seconds,
+            ring,
+            self._cut(roster.dim, len(readies), ring.bytes),
+            f"round/{self.round}/{self._attempt}/",
         )
+        self._sum = sum_ = SecureSum(seat, self._secrets, self._random, self._suite)
         early = [message for messages in self._early.values() for message in messages]
         self._early.clear()
         self._emit(sum_.start(now))

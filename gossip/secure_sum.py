@@ -41,22 +41,21 @@ evidence against it.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Set
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any, Final, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
-from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import RandomBytes
+from p2pfl.gossip.broadcast import Broadcast, Choice
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
-from p2pfl.gossip.events import Completed, Contribute, Effect, Evidence, Send, SetTimer
-from p2pfl.gossip.masking import HeldShares, Masking, Secrets
+from p2pfl.gossip.events import Completed, Contribute, Effect, Values
+from p2pfl.gossip.masking import HeldShares, Masker, Masking, Secrets
 from p2pfl.gossip.messages import (
     Ack,
     Bundle,
     Fetch,
-    Masked,
     Result,
     Reveal,
     SumMessage,
@@ -64,82 +63,60 @@ from p2pfl.gossip.messages import (
     result_digest,
     survivors_digest,
 )
-from p2pfl.gossip.roster import Roster
+from p2pfl.gossip.scatter import Scatter
+from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.suite import Suite
-from p2pfl.gossip.wire import Message, signed
 
-_S = TypeVar("_S", bound=SumMessage)
-Entries = tuple[tuple[PeerId, bytes], ...]
+_TOTAL: Final = "total"
 
 
 class SecureSum:
     """One member's part in one attempt. :class:`~p2pfl.gossip.round.RoundMachine` owns it and drives it.
 
-    Args:
-        roster: the agreed members; ``identity`` is one of them. key, seed: the secrets to which our ready
-        in the roster commits. lost: peers without a connection; the owner keeps this set up to date and
-        calls :meth:`wake` after a change. timer_prefix: begins the keys of all timers.
+    ``secrets`` are those to which our ready in the roster commits; the owner of ``seat`` calls :meth:`wake`
+    after a change of who is lost.
     """
 
-    def __init__(
-        self,
-        *,
-        roster: Roster,
-        identity: Identity,
-        secrets: Secrets,
-        lost: Set[PeerId],
-        phase_seconds: float,
-        random: RandomBytes,
-        suite: Suite,
-        timer_prefix: str,
-    ) -> None:
-        self.roster = roster
+    def __init__(self, seat: Seat, secrets: Secrets, random: RandomBytes, suite: Suite) -> None:
+        self.roster = seat.roster
         self.committed = False
         """The driver was asked for our contribution: this round has no further attempt."""
         self.sent_masked = False
         self.completed = False
         self.failure: str | None = None
         """Why there will be no sum, once that is certain."""
-        self._identity, self._me = identity, identity.peer_id
-        self._random = random
-        self._lost_before = frozenset(lost)
-        self._lost, self._phase_seconds, self._timer_prefix = lost, phase_seconds, timer_prefix
-        self._index = {peer: index for index, peer in enumerate(roster.members)}
-        self._masking = Masking(roster, self._index[self._me], secrets, suite)
-        self._out: list[Effect] = []
-        self._timers: set[str] = set()
-        self._accused: set[tuple[PeerId, str]] = set()
+        self._seat, self._me, self._random = seat, seat.me, random
+        self._lost_before = frozenset(seat.lost)
+        self._masking = Masking(seat.roster, seat.number[seat.me], secrets, suite)
+        self._exchange = Scatter(seat) if seat.chunks.scattered else Broadcast(seat)
         self._deal_until = self._share_until = self._masked_until = float("inf")
-        self._commit_from: float | None = None
         self._shares: dict[PeerId, HeldShares] = {}
         self._bundles: dict[PeerId, Bundle] = {}
         self._acks: dict[PeerId, Ack] = {}
-        self._vectors: dict[PeerId, dict[bytes, Masked]] = {}  # author -> at most two, by digest
         self._ballots: dict[PeerId, Survivors] = {}
-        self._ask_from: dict[tuple[PeerId, bytes], float] = {}
-        self._asked: set[tuple[PeerId, PeerId, bytes]] = set()
-        self._served: set[tuple[PeerId, PeerId, bytes]] = set()
-        self._settled: Entries | None = None
+        self._served: set[tuple[PeerId, str, PeerId, int, bytes]] = set()
+        self._settled: Choice | None = None
         self._settled_mark = b""
         self._reveals: dict[PeerId, Reveal] = {}
         self._recovered: dict[int, bytes] = {}
         self._reveals_tried = 0
+        self._adding = False
         self._results: dict[PeerId, Result] = {}
 
     # Called by the owner.
 
     def start(self, now: float) -> list[Effect]:
         """Deal the shares of our two secrets."""
+        seat = self._seat
         # Whoever lacks a bundle says so before the others would go on without it.
-        self._deal_until = now + 3 / 4 * self._phase_seconds
-        self._share_until = now + self._phase_seconds
-        self._timer("deal", self._deal_until)
-        self._timer("share", self._share_until)
+        self._deal_until = now + 3 / 4 * seat.phase_seconds
+        self._share_until = now + seat.phase_seconds
+        seat.timer("deal", self._deal_until)
+        seat.timer("share", self._share_until)
         self._shares[self._me], sealed = self._masking.deal(self._random)
-        for index, data in sealed.items():
-            peer = self.roster.members[index]
-            bundle = signed(self._identity, Bundle(self._me, *self.roster.context, peer, data))
-            self._out.append(Send(peer, bundle))
+        for number, data in sealed.items():
+            peer = seat.members[number]
+            seat.broadcast(Bundle(self._me, *seat.context, peer, data), (peer,))
         return self._flush(now)
 
     def receive(self, message: SumMessage, now: float) -> list[Effect]:
@@ -148,15 +125,13 @@ class SecureSum:
         Raises:
             RemoteProtocolError: no honest member would have written this.
         """
-        if message.author not in self._index:
+        if message.author not in self._seat.number:
             raise RemoteProtocolError(message.author, "not a member of the roster")
         match message:
             case Bundle():
                 self._take_bundle(message)
             case Ack():
-                self._keep(self._acks, message)
-            case Masked():
-                self._take_vector(message)
+                self._seat.keep(self._acks, message)
             case Survivors():
                 self._take_ballot(message)
             case Fetch():
@@ -164,22 +139,31 @@ class SecureSum:
             case Reveal():
                 self._take_reveal(message)
             case Result():
-                if self._keep(self._results, message):
+                if self._seat.keep(self._results, message):
                     self._compare(message)
+            case _:
+                self._exchange.receive(message)
         return self._flush(now)
 
-    def contribute(self, values: NDArray[np.uint32], now: float) -> list[Effect]:
-        """Mask our contribution (uint32, shape (dim,)) and send it. Once, after Contribute asked for it."""
+    def contribute(self, values: Values, now: float) -> list[Effect]:
+        """Mask our contribution (over the ring, shape (dim,)) and send it. Once, after Contribute asked for
+        it.
+        """
         if not self.committed or self.sent_masked:
             raise LocalProtocolError("a contribution nobody asked for")
-        if values.dtype != np.uint32 or values.shape != (self.roster.dim,):
-            raise LocalProtocolError(
-                f"contributed {values.dtype}{values.shape}, not {self.roster.dim} of uint32"
-            )
+        dtype, dim = self._seat.ring.dtype, self.roster.dim
+        if values.dtype != dtype or values.shape != (dim,):
+            raise LocalProtocolError(f"contributed {values.dtype}{values.shape}, not {dim} of {dtype}")
         self.sent_masked = True
-        masked = signed(self._identity, Masked.of(self._me, self.roster.context, self._masking.mask(values)))
-        self._vectors[self._me] = {masked.digest: masked}
-        self._broadcast(masked)
+        self._exchange.contribute(values, self._masking.masker())
+        return self._flush(now)
+
+    def computed(self, key: str, value: object, now: float) -> list[Effect]:
+        """Take what the work that we asked for under ``key`` came to."""
+        if key == _TOTAL:
+            self._conclude(*cast(tuple[NDArray[Any], bytes], value))
+        else:
+            self._exchange.computed(key, value)
         return self._flush(now)
 
     def wake(self, now: float) -> list[Effect]:
@@ -193,154 +177,83 @@ class SecureSum:
             return "sharing secrets"
         if not self.sent_masked:
             return "preparing our own contribution"
-        if self._commit_from is None:
-            return "collecting masked vectors"
-        return "agreeing on the survivors" if self._settled is None else "revealing shares"
+        return self._exchange.phase if self._settled is None else "revealing shares"
 
     # What arrives is checked and stored.
 
     def _take_bundle(self, bundle: Bundle) -> None:
         if bundle.recipient != self._me:
             raise RemoteProtocolError(bundle.author, "a bundle for somebody else")
-        if not self._keep(self._bundles, bundle):
+        if not self._seat.keep(self._bundles, bundle):
             return
         try:
-            self._shares[bundle.author] = self._masking.open(self._index[bundle.author], bundle.sealed)
+            self._shares[bundle.author] = self._masking.open(self._seat.number[bundle.author], bundle.sealed)
         except ValueError:
-            self._accuse(bundle.author, "a bundle that does not open", bundle)
+            self._seat.accuse(bundle.author, "a bundle that does not open", bundle)
             self.failure = "a bundle did not open"
 
-    def _take_vector(self, masked: Masked) -> None:
-        if masked.values.shape != (self.roster.dim,):
-            raise RemoteProtocolError(masked.author, "a masked vector of the wrong length")
-        held = self._vectors.setdefault(masked.author, {})
-        if masked.digest not in held and len(held) < 2:
-            held[masked.digest] = masked
-        if len(held) == 2:
-            self._accuse(masked.author, "two masked vectors", *held.values())
-
     def _take_ballot(self, ballot: Survivors) -> None:
-        peers = [peer for peer, _ in ballot.entries]
-        if peers != [peer for peer in self.roster.members if peer in peers] or ballot.author not in peers:
-            raise RemoteProtocolError(ballot.author, "survivors that are no subset of the roster around it")
-        if len(peers) < self.roster.thresholds.minimum_survivors:
-            raise RemoteProtocolError(ballot.author, "fewer survivors than may be summed")
-        self._keep(self._ballots, ballot)
+        self._seat.check_survivors(ballot.author, ballot.entries)
+        if bool(ballot.parts) != self._seat.chunks.scattered:
+            raise RemoteProtocolError(ballot.author, "survivors of another kind of exchange")
+        self._seat.keep(self._ballots, ballot)
 
     def _take_reveal(self, reveal: Reveal) -> None:
-        if len(reveal.shares) != len(self.roster.members):
+        if len(reveal.shares) != len(self._seat.members):
             raise RemoteProtocolError(reveal.author, "a reveal of another number of shares")
-        self._keep(self._reveals, reveal)
+        self._seat.keep(self._reveals, reveal)
 
     def _serve(self, fetch: Fetch) -> None:
         """Answer each request once: whoever repeats it costs us nothing."""
-        request = (fetch.author, fetch.owner, fetch.digest)
-        masked = self._vectors.get(fetch.owner, {}).get(fetch.digest)
-        if masked is not None and request not in self._served:
+        request = (fetch.author, fetch.kind, fetch.of, fetch.chunk, fetch.mark)
+        message = self._exchange.serve(fetch)
+        if message is not None and request not in self._served:
             self._served.add(request)
-            self._out.append(Send(fetch.author, masked))
+            self._seat.send(fetch.author, message)
 
     def _compare(self, result: Result) -> None:
         ours = self._results.get(self._me)
         if ours is not None and result.survivors == ours.survivors and result.digest != ours.digest:
-            self._accuse(result.author, "another sum of the same vectors", result, ours)
-
-    def _keep(self, slots: dict[PeerId, _S], message: _S) -> bool:
-        """Store under the author; True if it is new. A second, different value is evidence."""
-        known = slots.setdefault(message.author, message)
-        if known is not message and known.signed_bytes() != message.signed_bytes():
-            self._accuse(message.author, f"two different values of {message.TAG}", known, message)
-        return known is message
+            self._seat.accuse(result.author, "another sum of the same vectors", result, ours)
 
     # What follows from what is stored.
 
     def _flush(self, now: float) -> list[Effect]:
         """Go as far as what is stored and the time allow, and hand over the effects. Idempotent."""
-        for step in (self._share, self._fetch, self._commit, self._settle, self._sum):
+        for step in (self._share, self._bring_together, self._settle, self._sum):
             if self.failure is None and not self.completed:
                 step(now)
-        effects, self._out = self._out, []
-        return effects
+        return self._seat.take_effects()
 
     def _share(self, now: float) -> None:
         if self.committed:
             return
-        members, limits = self.roster.members, self.roster.thresholds
-        missing = [peer for peer in members if peer not in self._shares]
+        seat, limits = self._seat, self.roster.thresholds
+        missing = [peer for peer in seat.members if peer not in self._shares]
         if not missing and self._me not in self._acks:
-            self._acks[self._me] = self._broadcast(
-                signed(self._identity, Ack(self._me, *self.roster.context))
-            )
-        waiting = [peer for peer in members if peer not in self._acks and peer not in self._lost]
+            self._acks[self._me] = seat.broadcast(Ack(self._me, *seat.context))
+        waiting = [peer for peer in seat.present if peer not in self._acks]
         over = not waiting or now >= self._share_until
         if over and not missing and len(self._acks) >= limits.threshold:
             self.committed = True
-            self._masked_until = now + self._phase_seconds
-            self._timer("masked", self._masked_until)
-            self._out.append(Contribute(self.roster.round, self.roster.attempt, members, limits))
+            self._masked_until = now + seat.phase_seconds
+            seat.timer("masked", self._masked_until)
+            self._exchange.begin(self._masked_until)
+            seat.emit(Contribute(self.roster.round, self.roster.attempt, seat.members, limits))
         elif over or (missing and now >= self._deal_until) or self._died(missing):
             self.failure = "not everybody's shares arrived"
 
-    def _fetch(self, now: float) -> None:
-        """Ask for vectors that others count and we lack: after a while, as they may be on their way, and
-        one signer at a time.
-        """
-        for ballot in self._ballots.values() if self.sent_masked else ():
-            if self._me not in dict(ballot.entries) or self._settled not in (None, ballot.entries):
-                continue
-            for owner, mark in ballot.entries:
-                if self._holds(owner, mark):
-                    continue
-                patience = 0.0 if owner in self._lost else self._turn_seconds
-                due = self._ask_from.setdefault((owner, mark), now + patience)
-                if now >= due and (ballot.author, owner, mark) not in self._asked:
-                    self._asked.add((ballot.author, owner, mark))
-                    self._out.append(Send(ballot.author, Fetch(self._me, *self.roster.context, owner, mark)))
-                    due = self._ask_from[owner, mark] = now + self._turn_seconds
-                self._timer(f"fetch/{due}", due)
-
-    def _commit(self, now: float) -> None:
-        if not self.sent_masked or self._me in self._ballots:
-            return
-        members = self.roster.members
-        if self._commit_from is None and (
-            now >= self._masked_until or all(peer in self._vectors or peer in self._lost for peer in members)
-        ):
-            self._commit_from = now
-        fair = [ballot for ballot in self._ballots.values() if self._is_fair(ballot, now)]
-        whole = [ballot for ballot in fair if all(self._holds(*entry) for entry in ballot.entries)]
-        if whole:
-            self._sign(whole[0].entries)
-        elif not fair or now >= self._masked_until:
-            self._choose(now)
-
-    def _is_fair(self, ballot: Survivors, now: float) -> bool:
-        """Whether we would sign what another has signed. Before the deadline nobody is left out who is
-        still there, or the quickest to sign would choose the survivors.
-        """
-        chosen = dict(ballot.entries)
-        left_out = any(peer not in chosen and peer not in self._lost for peer in self.roster.members)
-        return self._me in chosen and (not left_out or now >= self._masked_until)
-
-    def _choose(self, now: float) -> None:
-        """Sign everything we hold, once the phase is over and those before us in drawn order had their
-        turn.
-        """
-        members = self.roster.members
-        held = tuple((peer, next(iter(self._vectors[peer]))) for peer in members if peer in self._vectors)
-        if self._commit_from is None or len(held) < self.roster.thresholds.minimum_survivors:
-            return
-        before = sum(peer not in self._lost for peer in members[: self._index[self._me]])
-        turn = self._commit_from + before * self._turn_seconds
-        if now >= turn:
-            self._sign(held)
-        else:
-            self._timer(f"commit/{before}", turn)
-
-    def _sign(self, entries: Entries) -> None:
-        """Stand by one set. :meth:`_commit` comes here at most once."""
-        ballot = signed(self._identity, Survivors(self._me, *self.roster.context, entries))
-        self._ballots[self._me] = self._broadcast(ballot)
+    def _bring_together(self, now: float) -> None:
+        """The exchange: until we can stand by a masked sum, and sign it. One signature, whatever comes."""
+        self._exchange.step(self._ballots, self._settled, now)
+        if self._me not in self._ballots:
+            choice = self._exchange.choose(self._ballots, now)
+            if choice is not None:
+                self._ballots[self._me] = self._seat.broadcast(
+                    Survivors(self._me, *self._seat.context, *choice)
+                )
+            elif self._settled is None:
+                self.failure = self._exchange.failure
 
     def _settle(self, now: float) -> None:
         """Once t members have signed the same survivors, reveal for them. We come past the first line only
@@ -348,47 +261,46 @@ class SecureSum:
         """
         if self._settled is not None:
             return
-        votes = Counter(ballot.entries for ballot in self._ballots.values())
+        votes = Counter(ballot.choice for ballot in self._ballots.values())
         threshold = self.roster.thresholds.threshold
-        settled = [entries for entries, count in votes.items() if count >= threshold]
+        settled = [choice for choice, count in votes.items() if count >= threshold]
         if not settled:
-            undecided = self._count_on(set(self.roster.members) - set(self._ballots), now)
+            undecided = self._count_on(set(self._seat.members) - set(self._ballots), now)
             if max(votes.values(), default=0) + undecided < threshold:
                 self.failure = "too few members are left, or too many disagree, to settle on survivors"
             return
-        chosen = dict(settled[0])
+        chosen = dict(settled[0][0])
         if self._me in chosen and not self.sent_masked:
             self.failure = "the others settled on a vector that we never sent"
             return
         self._settled = settled[0]
-        self._settled_mark = survivors_digest(self.roster.digest, settled[0])
+        self._settled_mark = survivors_digest(self.roster.digest, settled[0][0])
         if self._me not in chosen:
             self.failure = "the others settled on survivors without us"
             return
-        held = ((peer, self._shares[peer]) for peer in self.roster.members)
+        held = ((peer, self._shares[peer]) for peer in self._seat.members)
         shares = tuple(held.seed if peer in chosen else held.key for peer, held in held)
-        reveal = signed(self._identity, Reveal(self._me, *self.roster.context, self._settled_mark, shares))
-        self._reveals[self._me] = self._broadcast(reveal, chosen)
+        reveal = Reveal(self._me, *self._seat.context, self._settled_mark, shares)
+        self._reveals[self._me] = self._seat.broadcast(reveal, chosen)
 
     def _sum(self, now: float) -> None:
-        """Once every secret is recovered and every vector is here, take the sum."""
-        if self._settled is None:
+        """Once every secret is recovered and the masked sum is here, unmask it."""
+        if self._settled is None or self._adding:
             return
-        chosen = dict(self._settled)
+        chosen, number = dict(self._settled[0]), self._seat.number
         reveals = {
-            self._index[peer]: reveal.shares
+            number[peer]: reveal.shares
             for peer, reveal in self._reveals.items()
             if peer in chosen and reveal.survivors == self._settled_mark
         }
         to_come = self._count_on(set(chosen) - set(self._reveals), now)
         if len(reveals) + to_come < self.roster.thresholds.threshold:
             self.failure = "too few members are left to reveal their shares"
-        elif all(self._holds(*entry) for entry in self._settled) and self._recover(chosen, reveals):
-            total = np.zeros(self.roster.dim, np.uint32)
-            for peer, mark in self._settled:
-                total += self._vectors[peer][mark].values
-            self._masking.unmask(total, [self._index[peer] for peer in chosen], self._recovered)
-            self._conclude(total, tuple(chosen))
+        elif self._exchange.complete(self._settled) and self._recover(chosen, reveals):
+            self._adding = True
+            unmasker = self._masking.unmasker([number[peer] for peer in chosen], self._recovered)
+            masked, mark = self._exchange.total(self._settled), self._settled_mark
+            self._seat.compute(_TOTAL, lambda: _unmasked(masked, unmasker, mark))
 
     def _recover(self, chosen: Mapping[PeerId, bytes], reveals: Mapping[int, tuple[bytes, ...]]) -> bool:
         """Put together the secrets that are still missing; wrong shares are worth a new try only with new
@@ -397,7 +309,7 @@ class SecureSum:
         if len(reveals) == self._reveals_tried:
             return False
         self._reveals_tried = len(reveals)
-        for owner, peer in enumerate(self.roster.members):
+        for owner, peer in enumerate(self._seat.members):
             if owner not in self._recovered:
                 shares = {holder: shown[owner] for holder, shown in reveals.items()}
                 secret = self._masking.recover(owner, peer in chosen, shares)
@@ -406,48 +318,35 @@ class SecureSum:
                 self._recovered[owner] = secret
         return True
 
-    def _conclude(self, total: NDArray[np.uint32], survivors: tuple[PeerId, ...]) -> None:
-        roster = self.roster
+    def _conclude(self, total: NDArray[Any], mark: bytes) -> None:
+        assert self._settled is not None
+        roster, survivors = self.roster, tuple(dict(self._settled[0]))
         self.completed = True
-        self._out.append(
+        self._seat.emit(
             Completed(roster.round, roster.stage, total, survivors, roster.members, roster.thresholds)
         )
-        mark = result_digest(self._settled_mark, total)
         result = Result(self._me, *roster.context, self._settled_mark, mark)
-        self._results[self._me] = self._broadcast(signed(self._identity, result), survivors)
+        self._results[self._me] = self._seat.broadcast(result, survivors)
         for other in self._results.values():
             self._compare(other)
 
     # Small things.
 
-    @property
-    def _turn_seconds(self) -> float:
-        """How long each member in turn is given to speak up: all together half a phase."""
-        return self._phase_seconds / (2 * len(self.roster.members))
-
     def _died(self, peers: Iterable[PeerId]) -> bool:
         """Whether one of them was lost in this attempt. Another whom we cannot reach, but could whoever
         proposed the roster, may be back in time; giving up on it at once would use up the attempts.
         """
-        return any(peer in self._lost and peer not in self._lost_before for peer in peers)
+        return any(peer in self._seat.lost and peer not in self._lost_before for peer in peers)
 
     def _count_on(self, peers: Set[PeerId], now: float) -> int:
         """How many of them may still answer: the lost ones have until the deadline to come back."""
-        return sum(now < self._masked_until or peer not in self._lost for peer in peers)
+        return sum(now < self._masked_until or peer not in self._seat.lost for peer in peers)
 
-    def _holds(self, peer: PeerId, mark: bytes) -> bool:
-        return mark in self._vectors.get(peer, ())
 
-    def _broadcast(self, message: _S, to: Collection[PeerId] | None = None) -> _S:
-        self._out.extend(Send(peer, message) for peer in to or self.roster.members if peer != self._me)
-        return message
-
-    def _accuse(self, peer: PeerId, kind: str, *messages: Message) -> None:
-        if (peer, kind) not in self._accused:
-            self._accused.add((peer, kind))
-            self._out.append(Evidence(peer, kind, messages))
-
-    def _timer(self, name: str, at: float) -> None:
-        if name not in self._timers:
-            self._timers.add(name)
-            self._out.append(SetTimer(f"{self._timer_prefix}{name}", at))
+def _unmasked(
+    masked: Callable[[], NDArray[Any]], unmasker: Masker, mark: bytes
+) -> tuple[NDArray[Any], bytes]:
+    """The sum over the survivors that ``mark`` names, and its digest."""
+    total = masked()
+    unmasker.apply(total)
+    return total, result_digest(mark, total)

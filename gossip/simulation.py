@@ -16,7 +16,18 @@ import numpy as np
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.errors import RemoteProtocolError
-from p2pfl.gossip.events import Effect, Event, PeerFound, PeerLost, Received, Send, SetTimer, TimerExpired
+from p2pfl.gossip.events import (
+    Compute,
+    Computed,
+    Effect,
+    Event,
+    PeerFound,
+    PeerLost,
+    Received,
+    Send,
+    SetTimer,
+    TimerExpired,
+)
 from p2pfl.gossip.wire import Limits, Message, decode_untrusted, encode
 
 _MAX_EVENTS: Final = 1_000_000
@@ -172,6 +183,8 @@ class SimNetwork:
                 self._transmit(peer, receiver, message)
             case SetTimer(key, at):
                 self.post(peer, TimerExpired(key), max(at, self.now))
+            case Compute(round, key, work):
+                self.post(peer, Computed(round, key, work()))
             case _:
                 self._perform(self, peer, effect)
 

@@ -6,15 +6,21 @@ secrets that can all be enumerated. There is one suite in production, :data:`SUI
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto import agreement, labels, masks, shamir
 from p2pfl.crypto.agreement import OneTimeKey
 from p2pfl.crypto.randomness import SEED_BYTES, RandomBytes
 from p2pfl.gossip.wire import digest
+
+
+class Mask(Protocol):
+    """As :class:`p2pfl.crypto.masks.Mask`."""
+
+    def add_to(self, values: NDArray[Any]) -> None: ...
+    def take_from(self, values: NDArray[Any]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +44,7 @@ class Suite:
     split: Callable[[bytes, int, int, RandomBytes], list[bytes]]
     combine: Callable[[Mapping[int, bytes], int], bytes]
     share_bytes: int
-    add_mask: Callable[[NDArray[np.uint32], bytes], None]
-    subtract_mask: Callable[[NDArray[np.uint32], bytes], None]
+    mask: Callable[[bytes], Mask]
 
 
 def _accepts_key(public: bytes) -> bool:
@@ -65,6 +70,5 @@ SUITE: Final = Suite(
     split=shamir.split,
     combine=shamir.combine,
     share_bytes=shamir.SHARE_BYTES,
-    add_mask=masks.add_mask,
-    subtract_mask=masks.subtract_mask,
+    mask=masks.Mask,
 )

@@ -40,7 +40,7 @@ class Limits:
     """What we are willing to allocate for one message."""
 
     max_dim: int
-    """Most ring elements in a masked vector: of the largest stage that is known."""
+    """Most ring elements in a vector: of the largest stage that is known."""
     max_body_bytes: int = 1 << 16
     """Longest body; the longest of a round is a proposal of 32 members, 16 kB."""
 
@@ -161,7 +161,9 @@ class Message:
 
 def digest(label: bytes, data: bytes) -> bytes:
     """SHA-256 of ``label || 0x00 || data``."""
-    return hashlib.sha256(label + b"\0" + data).digest()
+    hashed = hashlib.sha256(label + b"\0")
+    hashed.update(data)  # may be long, and is not copied
+    return hashed.digest()
 
 
 def signed(identity: Identity, message: _M) -> _M:

@@ -1,0 +1,392 @@
+"""The exchange for long vectors: a reduce-scatter of masked chunks, then an all-gather of their sums.
+
+    masked   A member masks its vector chunk after chunk, and sends each to its owner as soon as it is masked
+             (Masked). Then it tells everybody the digests of all of them (Pledge); from here on its vector
+             is fixed, and named by the *mark* of the pledge.
+    held     It tells everybody of whom it holds the pledge and the chunks that are its own to add up (Held).
+             Ends: it has them of everybody who is not lost, or at the deadline.
+    plan     The convener, the first member in drawn order that is not lost, chooses whose vectors are added
+             up: those who hold each other's chunks (Plan). If it is silent, the next one does. Others follow
+             a plan that contains them and leaves out nobody without need.
+             Then the members gather and check the sums: :mod:`p2pfl.gossip.trial`.
+             Ends: the sum is verified. If a member of the plan is lost or spoils it, or at a deadline, there
+             is another plan with fewer members. Nothing has been revealed.
+    commit   Whoever has verified a sum signs it at once, and follows no other plan from then on.
+
+A member sends its check only when it has all parts; so when anybody has verified the sum, everybody in the plan
+holds all of it, and from then on any member may vanish. Who lacks only a check gets it from who has signed.
+
+**Memory.** Our own vector, as masked; one chunk in k of everybody's; the parts: three vectors, whatever k is.
+A member that sends what it should not is hung up on, before it is kept.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from p2pfl.crypto.identity import PeerId
+from p2pfl.gossip.broadcast import Choice, add_up, mask_slice
+from p2pfl.gossip.errors import RemoteProtocolError
+from p2pfl.gossip.events import Values
+from p2pfl.gossip.masking import Masker
+from p2pfl.gossip.messages import (
+    Check,
+    Entries,
+    Fetch,
+    Held,
+    Masked,
+    Message,
+    Part,
+    Plan,
+    Pledge,
+    Survivors,
+    VectorMessage,
+)
+from p2pfl.gossip.seat import Seat
+from p2pfl.gossip.trial import Chunk, Trial
+
+_TRIALS: Final = 2
+"""Tries that are remembered: somebody may still sign the last but one."""
+
+
+class Scatter:
+    """One member's part in the reduce-scatter of one attempt."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self._masked_until = float("inf")
+        self._mask_next: Callable[[], None] = lambda: None
+        self._held: dict[Chunk, Masked] = {}
+        self._pledges: dict[PeerId, Pledge] = {}
+        self._helds: dict[PeerId, Held] = {}
+        self._plans: dict[PeerId, Plan] = {}
+        self._early = _Early(seat)
+        self._trials: dict[bytes, Trial] = {}
+        self._plan_from: float | None = None
+        self._signed = False
+        self._failure: str | None = None
+
+    def begin(self, masked_until: float) -> None:
+        """Contributions are asked for, and waited for until then."""
+        self._masked_until = masked_until
+        self._seat.timer("held", self._late)
+
+    def contribute(self, values: Values, masker: Masker) -> None:
+        seat = self._seat
+
+        def mask_next() -> None:
+            chunk = sum(author == seat.me for author, _ in self._held)
+            where = seat.chunks.where(chunk)
+            seat.compute(f"mask/{chunk}", lambda: mask_slice(values, where, masker))
+
+        self._mask_next = mask_next
+        mask_next()
+
+    def computed(self, key: str, value: Any) -> None:
+        """A chunk of ours is masked, or a computation of a trial has ended."""
+        which, _, task = key.partition("/")
+        if which == "mask":
+            self._publish(int(task), *value)
+        elif (trial := self._trials.get(bytes.fromhex(which))) is not None:
+            trial.computed(task, value)
+
+    def _publish(self, chunk: int, data: bytes, known: bytes) -> None:
+        """Send a chunk of ours to its owner, and after the last one the pledge to everybody."""
+        seat = self._seat
+        masked = seat.sign(Masked.of(seat.me, seat.context, chunk, data, known))
+        self._held[seat.me, chunk] = masked
+        owner = self._first_owner(chunk)
+        if owner != seat.me:
+            seat.send(owner, masked)
+        if chunk + 1 < seat.chunks.count:
+            self._mask_next()
+            return
+        self._mask_next = lambda: None  # and forget the values
+        digests = tuple(self._held[seat.me, number].digest for number in range(seat.chunks.count))
+        self._pledges[seat.me] = seat.broadcast(Pledge(seat.me, *seat.context, digests))
+
+    # What arrives.
+
+    def receive(self, message: VectorMessage) -> None:
+        """Raises RemoteProtocolError for what no honest member would have sent."""
+        match message:
+            case Masked():
+                self._take_chunk(message)
+            case Pledge():
+                self._take_pledge(message)
+            case Held():
+                self._take_held(message)
+            case Plan():
+                self._take_plan(message)
+            case Part() | Check():
+                trial = self._trials.get(message.survivors)
+                if trial is None:
+                    self._early.keep(message)
+                else:
+                    self._pass_on(trial, message)
+
+    def _pass_on(self, trial: Trial, message: Part | Check) -> None:
+        if isinstance(message, Part):
+            trial.take_part(message)
+        else:
+            trial.take_check(message)
+
+    def _take_chunk(self, masked: Masked) -> None:
+        chunks = self._seat.chunks
+        place = (masked.author, masked.chunk)
+        if masked.chunk >= chunks.count or not self._is_wanted(*place):
+            raise RemoteProtocolError(masked.author, "a chunk that we do not add up")
+        if len(masked.data) != chunks.length(masked.chunk) * self._seat.ring.bytes:
+            raise RemoteProtocolError(masked.author, "a masked chunk of the wrong length")
+        known = self._held.setdefault(place, masked)
+        if known.digest != masked.digest:
+            self._seat.accuse(masked.author, "two masked vectors", known, masked)
+        self._match(masked.author)
+
+    def _take_pledge(self, pledge: Pledge) -> None:
+        if len(pledge.digests) != self._seat.chunks.count:
+            raise RemoteProtocolError(pledge.author, "a pledge of another number of chunks")
+        if self._seat.keep(self._pledges, pledge):
+            self._match(pledge.author)
+
+    def _match(self, author: PeerId) -> None:
+        """Drop what is not what was pledged; both are signed."""
+        pledge = self._pledges.get(author)
+        for place in [place for place in self._held if pledge is not None and place[0] == author]:
+            if pledge is not None and self._held[place].digest != pledge.digests[place[1]]:
+                self._seat.accuse(author, "a chunk that is not the one it pledged", self._held[place], pledge)
+                del self._held[place]
+
+    def _take_held(self, held: Held) -> None:
+        peers = [peer for peer, _ in held.entries]
+        if peers != [peer for peer in self._seat.members if peer in peers] or held.author not in peers:
+            raise RemoteProtocolError(held.author, "holds what is no subset of the roster around it")
+        self._seat.keep(self._helds, held)
+
+    def _take_plan(self, plan: Plan) -> None:
+        self._seat.check_survivors(plan.author, plan.entries)
+        last = self._plans.get(plan.author)
+        if last is None or set(plan.entries) < set(last.entries):
+            self._plans[plan.author] = plan
+        elif not set(last.entries) <= set(plan.entries):
+            self._seat.accuse(plan.author, "two plans, neither smaller than the other", last, plan)
+
+    def serve(self, fetch: Fetch) -> Message | None:
+        """What a request asks for, if we have it."""
+        if fetch.kind != Masked.TAG:
+            trial = self._trials.get(fetch.mark)
+            return None if trial is None else trial.serve(fetch)
+        pledge = self._pledges.get(fetch.of)
+        return self._held.get((fetch.of, fetch.chunk)) if pledge and pledge.mark == fetch.mark else None
+
+    # What follows.
+
+    def step(self, ballots: Mapping[PeerId, Survivors], settled: Choice | None, now: float) -> None:
+        """Go as far as what is here and the time allow. Idempotent."""
+        if self._seat.me not in self._pledges:
+            return
+        self._say_what_is_held(now)
+        if not self._signed and self._seat.me in self._helds:
+            self._plan(now)
+            self._follow(now)
+        for trial in list(self._trials.values()):
+            trial.step()
+        for ballot in ballots.values():
+            for trial in self._trials.values():
+                if trial.choice == ballot.choice and not trial.verified:
+                    trial.fetch_checks(ballot.author)
+
+    def _say_what_is_held(self, now: float) -> None:
+        seat = self._seat
+        if seat.me in self._helds:
+            return
+        held = tuple((peer, self._pledges[peer].mark) for peer in seat.members if self._has_all_of(peer))
+        if now >= self._masked_until or self._covers(dict(held)):
+            self._helds[seat.me] = seat.broadcast(Held(seat.me, *seat.context, held))
+
+    def _plan(self, now: float) -> None:
+        """Make a plan if there is none, or none that is any good, and it is our turn."""
+        seat, current = self._seat, self._current
+        if current is None:
+            if now < self._late and not self._covers(self._helds):
+                return
+        elif not self._is_broken(current, now):
+            self._plan_from = None
+            return
+        if self._plan_from is None:
+            self._plan_from = now
+        turn = seat.my_turn(self._plan_from)
+        if now < turn:
+            seat.timer(f"plan/{turn}", turn)
+            return
+        entries = self._choose(current, now)
+        if len(entries) >= seat.roster.thresholds.minimum_survivors and self._is_smaller(entries, current):
+            self._plans[seat.me] = plan = seat.broadcast(Plan(seat.me, *seat.context, entries))
+            self._begin_trial(plan, now)
+        elif now >= self._late:
+            self._failure = "too few members are left that hold each other's chunks"
+
+    def _choose(self, current: Trial | None, now: float) -> Entries:
+        """Members that hold each other's chunks: one of each pair that does not is left out."""
+        seat = self._seat
+        chosen = [peer for peer in seat.present if peer in self._helds]
+        if current is not None:
+            spoilers = current.blamed if now >= current.until else current.culprits
+            chosen = [peer for peer in chosen if peer in current.members and peer not in spoilers]
+        while gaps := {peer: sum(self._gap(peer, other) for other in chosen) for peer in chosen}:
+            worst = max(chosen, key=lambda peer: (gaps[peer], peer != seat.me, seat.number[peer]))
+            if not gaps[worst]:
+                break
+            chosen.remove(worst)
+        return tuple((peer, self._pledges[peer].mark) for peer in chosen)
+
+    def _follow(self, now: float) -> None:
+        """Go over to a plan that we find fair, if it is smaller than the one we follow."""
+        for peer in self._seat.members:
+            plan = self._plans.get(peer)
+            if (
+                plan is not None
+                and self._is_smaller(plan.entries, self._current)
+                and self._is_fair(plan, now)
+            ):
+                self._begin_trial(plan, now)
+
+    def _begin_trial(self, plan: Plan, now: float) -> None:
+        until = now + self._seat.phase_seconds
+        trial = Trial(self._seat, plan.entries, self._pledges, self._held, until)
+        self._trials[trial.mark] = trial
+        while len(self._trials) > _TRIALS:
+            del self._trials[next(iter(self._trials))]
+        self._plan_from = None
+        for message in self._early.take(trial.mark):
+            try:
+                self._pass_on(trial, message)
+            except RemoteProtocolError as error:  # not the doing of whoever we hear from right now
+                self._seat.accuse(error.peer, error.reason, message)
+
+    # What the secure sum asks.
+
+    def choose(self, ballots: Mapping[PeerId, Survivors], now: float) -> Choice | None:
+        """What we sign, if it is time to."""
+        verified = [trial for trial in self._trials.values() if trial.verified]
+        if not verified:
+            return None
+        self._signed = True
+        return verified[0].choice
+
+    def complete(self, choice: Choice) -> bool:
+        """Whether we hold the masked sum that ``choice`` names."""
+        return any(trial.choice == choice for trial in self._trials.values())
+
+    def total(self, choice: Choice) -> Callable[[], NDArray[Any]]:
+        """What computes that sum, a fresh array."""
+        parts = next(trial.parts for trial in self._trials.values() if trial.choice == choice)
+        return lambda: add_up([b"".join(parts)], self._seat.ring.dtype)
+
+    @property
+    def phase(self) -> str:
+        """What is going on, in words for an operator."""
+        if self._seat.me not in self._helds:
+            return "collecting masked chunks"
+        return "agreeing on whom to add up" if self._current is None else "adding up and checking chunks"
+
+    @property
+    def failure(self) -> str | None:
+        return self._failure
+
+    # Small things.
+
+    @property
+    def _late(self) -> float:
+        """Until when what others hold is waited for."""
+        return self._masked_until + self._seat.phase_seconds / 2
+
+    @property
+    def _current(self) -> Trial | None:
+        return next(reversed(self._trials.values()), None)
+
+    def _first_owner(self, chunk: int) -> PeerId:
+        return self._seat.members[chunk % len(self._seat.members)]
+
+    def _is_wanted(self, author: PeerId, chunk: int) -> bool:
+        asked = any((author, chunk) in trial.wanted for trial in self._trials.values())
+        return asked or self._first_owner(chunk) == self._seat.me
+
+    def _has_all_of(self, peer: PeerId) -> bool:
+        count, mine = self._seat.chunks.count, self._seat.number[self._seat.me]
+        step = len(self._seat.members)
+        return peer in self._pledges and all(
+            (peer, chunk) in self._held for chunk in range(mine, count, step)
+        )
+
+    def _covers(self, peers: Collection[PeerId]) -> bool:
+        """Whether everybody who is not lost is among ``peers``."""
+        return all(peer in peers for peer in self._seat.present)
+
+    def _gap(self, one: PeerId, other: PeerId) -> bool:
+        """Whether one of them lacks chunks of the other, or has another pledge of it than we."""
+        return any(
+            (of, self._pledges[of].mark) not in self._helds[by].entries if of in self._pledges else True
+            for by, of in ((one, other), (other, one))
+        )
+
+    def _is_broken(self, trial: Trial, now: float) -> bool:
+        lost = any(peer in self._seat.lost for peer in trial.members)
+        return not trial.verified and bool(lost or trial.culprits or now >= trial.until)
+
+    def _is_smaller(self, entries: Entries, current: Trial | None) -> bool:
+        return current is None or set(entries) < set(current.entries)
+
+    def _is_fair(self, plan: Plan, now: float) -> bool:
+        """Whether it contains us, we hold what it needs of us, and nobody is left out without need."""
+        seat, chosen = self._seat, dict(plan.entries)
+        if seat.me not in chosen or any(
+            not self._has_all_of(peer) or self._pledges[peer].mark != mark for peer, mark in plan.entries
+        ):
+            return False
+        current = self._current
+        before = seat.members if current is None else current.members
+        over = now >= (self._masked_until if current is None else current.until)
+        return all(
+            over
+            or peer in chosen
+            or peer in seat.lost
+            or (current is not None and peer in current.culprits)
+            or self._shows_a_gap(peer, chosen)
+            for peer in before
+        )
+
+    def _shows_a_gap(self, peer: PeerId, chosen: Collection[PeerId]) -> bool:
+        """Whether what members say they hold tells why ``peer`` cannot be among ``chosen``."""
+        return peer in self._helds and any(
+            other in self._helds and self._gap(peer, other) for other in chosen
+        )
+
+
+class _Early:
+    """Parts and checks of sets that we have not heard of yet: of each author those of two sets, and no more
+    parts of one than it can have to add up.
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        each = -(-seat.chunks.count // len(seat.members))
+        self._most = each * (seat.roster.thresholds.tolerated_drops + 1)
+        self._longest = seat.ring.bytes * max(map(seat.chunks.length, range(seat.chunks.count)))
+        self._messages: dict[PeerId, dict[bytes, dict[tuple[str, int], Part | Check]]] = {}
+
+    def keep(self, message: Part | Check) -> None:
+        """Raises RemoteProtocolError for more than an honest member would send."""
+        sets = self._messages.setdefault(message.author, {})
+        kept = sets.setdefault(message.survivors, {})
+        chunk = message.chunk if isinstance(message, Part) else 0
+        kept.setdefault((message.TAG, chunk), message)
+        if len(kept) > self._most + 1 or (isinstance(message, Part) and len(message.data) > self._longest):
+            del sets[message.survivors]
+            raise RemoteProtocolError(message.author, "more parts than one member adds up")
+        while len(sets) > _TRIALS:
+            del sets[next(iter(sets))]
+
+    def take(self, survivors: bytes) -> list[Part | Check]:
+        """What came of that set."""
+        return [message for sets in self._messages.values() for message in sets.pop(survivors, {}).values()]

@@ -1,0 +1,297 @@
+"""One try at adding up the masked vectors of one set of members, chunk by chunk.
+
+    gather   The owner of a chunk adds it up and sends the sum to all of the set (Part). Owners are those of
+             the roster; for one outside the set, the next member of the set steps in, and asks the others
+             for the chunks (Fetch): the same masked bytes, as pledged.
+             Ends: for a member, when it has a part for every chunk.
+    check    It sends all of the set what digests its parts have, and words that a random linear map, drawn
+             from these digests, takes its own masked vector to (Check).
+             Ends: all of the set have sent checks, of the same parts, and for every owner the words of the
+             vectors add up to the words of the parts. The sum is then *verified*.
+
+**If it does not add up.** A member whose check names other parts is asked for the ones that differ: two
+parts of one chunk, signed by its owner, are evidence. If an owner's words do not add up, the owner is asked
+for the chunks that it added; they are what was pledged, or they are not taken. Then either the owner's sum
+is wrong, and the set is of no use any more, or the check of a contributor is, and the sum is verified
+without it.
+
+**Who learns what.** Chunks, parts and words are functions of the masked vectors, and of nothing else that is
+secret; a broadcast shows those to everybody.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2pfl.crypto import labels
+from p2pfl.crypto.identity import PeerId
+from p2pfl.gossip.broadcast import Choice, add_up
+from p2pfl.gossip.canonical import pack
+from p2pfl.gossip.errors import RemoteProtocolError
+from p2pfl.gossip.linear_check import CHECKS, Words, check_values
+from p2pfl.gossip.messages import (
+    Check,
+    Entries,
+    Fetch,
+    Masked,
+    Message,
+    Part,
+    Pledge,
+    parts_digest,
+    survivors_digest,
+    to_bytes,
+)
+from p2pfl.gossip.seat import Seat
+from p2pfl.gossip.wire import digest
+
+Chunk = tuple[PeerId, int]
+"""Whose vector, and which chunk of it."""
+WRONG_SUM: Final = "a wrong sum of the chunks it was given"
+
+
+class Trial:
+    """One member's part in adding up the vectors of ``entries``, of which its own is one.
+
+    ``held``: masked chunks that match their pledges, by author and chunk; shared, and filled by the owner of
+    the trial. ``pledges``: of all of the set.
+    """
+
+    def __init__(
+        self,
+        seat: Seat,
+        entries: Entries,
+        pledges: Mapping[PeerId, Pledge],
+        held: Mapping[Chunk, Masked],
+        until: float,
+    ) -> None:
+        self.entries, self.until = entries, until
+        self.mark = survivors_digest(seat.roster.digest, entries)
+        self.members = tuple(peer for peer, _ in entries)
+        self.wanted: set[Chunk] = set()
+        """Chunks, not ours to add up at first, that we have asked for."""
+        self.verified = False
+        self.culprits: set[PeerId] = set()
+        """Members of the set that broke the protocol, so that it is of no use."""
+        self._seat, self._pledges, self._held = seat, pledges, held
+        numbers = [seat.number[peer] for peer in self.members]
+        self._owners = [seat.chunks.owner(chunk, numbers) for chunk in range(seat.chunks.count)]
+        self._parts: dict[int, Part] = {}
+        self._checks: dict[PeerId, Check] = {}
+        self._sums: Words = {}  # of the parts
+        self._asked: set[tuple[PeerId, str, PeerId, int]] = set()
+        self._adding: int | None = None
+        self._checking = False
+        self._disputed: set[int] = set()  # owners whose words did not add up
+        self._judging: set[int] = set()  # and of whom we have everything
+        self._cleared: set[int] = set()  # and whose sums were right
+        seat.timer(f"trial/{until}", until)
+
+    # What arrives.
+
+    def take_part(self, part: Part) -> None:
+        """Raises RemoteProtocolError unless it comes from the owner of the chunk, with the right length."""
+        chunks = self._seat.chunks
+        if part.chunk >= chunks.count or part.author != self._owner(part.chunk):
+            raise RemoteProtocolError(part.author, "a part of a chunk that is not its own")
+        if len(part.data) != chunks.length(part.chunk) * self._seat.ring.bytes:
+            raise RemoteProtocolError(part.author, "a part of the wrong length")
+        known = self._parts.setdefault(part.chunk, part)
+        if known.digest != part.digest:
+            self._seat.accuse(part.author, "two different parts of one chunk", known, part)
+            self.culprits.add(part.author)
+
+    def take_check(self, check: Check) -> None:
+        """Raises RemoteProtocolError for one of a stranger to the set, or of the wrong length."""
+        words = len(set(self._owners)) * CHECKS * self._seat.ring.bytes
+        if check.author not in self.members or len(check.parts) != len(self._owners):
+            raise RemoteProtocolError(check.author, "a check of another sum")
+        if len(check.words) != words:
+            raise RemoteProtocolError(check.author, "a check of the wrong length")
+        self._seat.keep(self._checks, check)
+
+    def computed(self, task: str, value: Any) -> None:
+        """What one of our computations came to."""
+        match task.split("-"):
+            case ["add", chunk]:
+                self._publish(int(chunk), *value)
+            case ["check"]:
+                words, self._sums = value
+                message = Check(
+                    self._seat.me, *self._seat.context, self.mark, self._part_digests, self._packed(words)
+                )
+                self._checks[self._seat.me] = self._seat.broadcast(message, self.members)
+            case ["judge", owner]:
+                self._judge(int(owner), *value)
+
+    def serve(self, fetch: Fetch) -> Message | None:
+        """A part or a check that we hold."""
+        if fetch.kind == Part.TAG:
+            return self._parts.get(fetch.chunk)
+        return self._checks.get(fetch.of) if fetch.kind == Check.TAG else None
+
+    # What follows.
+
+    def step(self) -> None:
+        """Go as far as what is here allows. Idempotent."""
+        if self._adding is None:
+            self._add_next()
+        if len(self._parts) == len(self._owners) and not self._checking:
+            self._check()
+        if self._sums and set(self._checks) == set(self.members) and not self.verified:
+            self._compare()
+
+    def fetch_checks(self, signer: PeerId) -> None:
+        """Ask somebody who has signed this sum for the checks that we lack."""
+        for peer in self.members:
+            if peer not in self._checks:
+                self._ask(signer, Check.TAG, peer, 0, self.mark)
+
+    @property
+    def choice(self) -> Choice | None:
+        """What to sign once it is verified; None while a part is missing."""
+        complete = len(self._parts) == len(self._owners)
+        return (self.entries, parts_digest(self.mark, self._part_digests)) if complete else None
+
+    @property
+    def blamed(self) -> set[PeerId]:
+        """For whom we are waiting, or who spoiled it."""
+        owners = {self._owner(chunk) for chunk in range(len(self._owners)) if chunk not in self._parts}
+        owners |= {self._seat.members[owner] for owner in self._disputed - self._cleared}
+        silent = set[PeerId]() if owners else set(self.members) - set(self._checks)
+        return (owners | silent | self.culprits) - {self._seat.me}
+
+    @property
+    def parts(self) -> list[bytes]:
+        """All parts in order, as they crossed the wire."""
+        return [self._parts[chunk].data for chunk in range(len(self._owners))]
+
+    def _add_next(self) -> None:
+        """Add up the next of our chunks of which everything is here, and ask for what is not."""
+        for chunk in range(len(self._owners)):
+            if self._owner(chunk) != self._seat.me or chunk in self._parts:
+                continue
+            missing = [peer for peer in self.members if (peer, chunk) not in self._held]
+            for peer in missing:
+                self._ask_for_chunk(peer, peer, chunk)
+            if not missing:
+                self._add(chunk)
+                return
+
+    def _add(self, chunk: int) -> None:
+        self._adding = chunk
+        vectors, dtype = [self._held[peer, chunk].data for peer in self.members], self._seat.ring.dtype
+        self._seat.compute(f"{self.mark.hex()}/add-{chunk}", lambda: _part(vectors, dtype))
+
+    def _publish(self, chunk: int, data: bytes, known: bytes) -> None:
+        self._adding = None
+        seat = self._seat
+        part = Part(seat.me, *seat.context, self.mark, chunk, known, data)
+        self._parts[chunk] = seat.broadcast(part, self.members)
+
+    def _check(self) -> None:
+        self._checking = True
+        seed, dtype, owners = self._seed, self._seat.ring.dtype, self._owners
+        mine = {chunk: self._held[self._seat.me, chunk].data for chunk in range(len(owners))}
+        sums = dict(enumerate(self.parts))
+        self._seat.compute(
+            f"{self.mark.hex()}/check",
+            lambda: (_words(seed, mine, owners, dtype), _words(seed, sums, owners, dtype)),
+        )
+
+    def _compare(self) -> None:
+        """Everybody's words are here: do they add up?"""
+        digests = self._part_digests
+        for peer, check in self._checks.items():
+            for chunk, named in enumerate(check.parts):
+                if named != digests[chunk]:
+                    self._ask(peer, Part.TAG, self._owner(chunk), chunk, self.mark)
+        if any(check.parts != digests for check in self._checks.values()):
+            return
+        unpacked = [self._unpacked(self._checks[peer]) for peer in self.members]
+        for owner, words in self._sums.items():
+            added = np.add.reduce([each[owner] for each in unpacked], dtype=words.dtype)
+            if owner not in self._cleared and not np.array_equal(added, words):
+                self._dispute(owner)
+        self.verified = not (self._disputed - self._cleared or self.culprits)
+
+    # Disputes.
+
+    def _dispute(self, owner: int) -> None:
+        """Have the owner of chunks show what it added up, and look at all of it."""
+        if owner in self._judging:
+            return
+        self._disputed.add(owner)
+        chunks = [chunk for chunk in range(len(self._owners)) if self._owners[chunk] == owner]
+        lacking = [(of, chunk) for of in self.members for chunk in chunks if (of, chunk) not in self._held]
+        for of, chunk in lacking:
+            self._ask_for_chunk(self._seat.members[owner], of, chunk)
+        if lacking:
+            return
+        self._judging.add(owner)
+        held = {of: {chunk: self._held[of, chunk].data for chunk in chunks} for of in self.members}
+        parts = {chunk: self._parts[chunk].data for chunk in chunks}
+        seed, dtype, owners = self._seed, self._seat.ring.dtype, self._owners
+
+        def judge() -> tuple[list[int], dict[PeerId, NDArray[Any]]]:
+            sums = {chunk: to_bytes(add_up([held[of][chunk] for of in held], dtype)) for chunk in chunks}
+            true = {of: _words(seed, vector, owners, dtype)[owner] for of, vector in held.items()}
+            return [chunk for chunk in chunks if sums[chunk] != parts[chunk]], true
+
+        self._seat.compute(f"{self.mark.hex()}/judge-{owner}", judge)
+
+    def _judge(self, owner: int, wrong: list[int], true: dict[PeerId, NDArray[Any]]) -> None:
+        """Its sums are wrong in these chunks; and these are the words of the contributors."""
+        peer = self._seat.members[owner]
+        if wrong:
+            pledges = [self._pledges[of] for of in self.members]
+            self._seat.accuse(peer, WRONG_SUM, self._parts[wrong[0]], *pledges)
+            self.culprits.add(peer)
+            return
+        self._cleared.add(owner)
+        for of in self.members:
+            if not np.array_equal(self._unpacked(self._checks[of])[owner], true[of]):
+                self._seat.accuse(of, "a check of another vector", self._checks[of], self._pledges[of])
+
+    # Small things.
+
+    def _owner(self, chunk: int) -> PeerId:
+        return self._seat.members[self._owners[chunk]]
+
+    @property
+    def _part_digests(self) -> tuple[bytes, ...]:
+        return tuple(self._parts[chunk].digest for chunk in range(len(self._owners)))
+
+    @property
+    def _seed(self) -> bytes:
+        """Of the linear map: fixed once vectors (by their marks) and parts are."""
+        return digest(labels.CHALLENGE, pack((self.mark, self._part_digests)))
+
+    def _packed(self, words: Words) -> bytes:
+        return b"".join(to_bytes(words[owner]) for owner in sorted(words))
+
+    def _unpacked(self, check: Check) -> Words:
+        rows = np.frombuffer(check.words, self._seat.ring.dtype).reshape(-1, CHECKS)
+        return dict(zip(sorted(set(self._owners)), rows, strict=True))
+
+    def _ask_for_chunk(self, peer: PeerId, of: PeerId, chunk: int) -> None:
+        self.wanted.add((of, chunk))
+        self._ask(peer, Masked.TAG, of, chunk, self._pledges[of].mark)
+
+    def _ask(self, peer: PeerId, kind: str, of: PeerId, chunk: int, mark: bytes) -> None:
+        """Once."""
+        request = (peer, kind, of, chunk)
+        if peer != self._seat.me and request not in self._asked:
+            self._asked.add(request)
+            self._seat.send(peer, Fetch(self._seat.me, *self._seat.context, kind, of, chunk, mark))
+
+
+def _part(vectors: list[bytes], dtype: "np.dtype[Any]") -> tuple[bytes, bytes]:
+    """The sum of chunks as it crosses the wire, and its digest."""
+    data = to_bytes(add_up(vectors, dtype))
+    return data, digest(labels.PART_DIGEST, data)
+
+
+def _words(seed: bytes, chunks: Mapping[int, bytes], owners: Sequence[int], dtype: "np.dtype[Any]") -> Words:
+    return check_values(seed, {c: np.frombuffer(data, dtype) for c, data in chunks.items()}, owners)
