@@ -13,41 +13,29 @@ is not measured afresh here.
 
 import argparse
 import json
-import logging
-import math
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import trio
 from numpy.typing import NDArray
 
-from p2pfl.crypto.identity import Identity, PeerId
-from p2pfl.crypto.masks import add_mask
+from p2pfl.crypto.identity import Identity
+from p2pfl.crypto.masks import Mask
 from p2pfl.crypto.randomness import Keystream, system_random
 from p2pfl.crypto.ring import Encoding, encode, largest_fraction_bits
 from p2pfl.crypto.shamir import combine, split
-from p2pfl.gossip import wire
-from p2pfl.gossip.events import (
-    Completed,
-    Contribute,
-    Contribution,
-    Event,
-    Prepared,
-    Received,
-    Send,
-    SetTimer,
-    Skipped,
-    TimerExpired,
-)
+from p2pfl.gossip.broadcast import mask_slice
+from p2pfl.gossip.chunks import Chunks
+from p2pfl.gossip.linear_check import check_values
 from p2pfl.gossip.masking import Masking, Secrets
-from p2pfl.gossip.messages import ROUND_MESSAGES, Ready
+from p2pfl.gossip.messages import Ready
 from p2pfl.gossip.roster import Roster
-from p2pfl.gossip.round import RoundMachine
 from p2pfl.gossip.suite import SUITE
-from p2pfl.gossip.wire import decode_untrusted
-from p2pfl.node.transport import Limits, MessageReceived, PeerConnected, Transport
 
 COLLUDERS = 1
 SEED = bytes(32)
@@ -80,6 +68,20 @@ def best(work: Callable[[], object], times: int = 7, clock: Callable[[], float] 
     return min(seconds)
 
 
+def aimed(
+    name: str,
+    params: dict[str, int],
+    value: float,
+    unit: str,
+    baseline: str,
+    ratio: float,
+    target: float | None,
+) -> dict[str, object]:
+    """A row whose ratio has a target, if any."""
+    met = None if target is None else ratio <= target
+    return row(name, params, value, unit, baseline, ratio, target, met=met)
+
+
 # -- arithmetic
 
 
@@ -91,7 +93,7 @@ def primitives(dim: int) -> Rows:
     per = 1e9 / dim
     copy = best(lambda: np.copyto(other, values)) * per
     cipher = best(lambda: Keystream(SEED).fill(other)) * per
-    mask = best(lambda: add_mask(values, SEED)) * per
+    mask = best(lambda: Mask(SEED).add_to(values)) * per
     rounded = best(lambda: encode(reals, encoding, system_random)) * per
     size = {"d": dim}
     return [
@@ -144,188 +146,118 @@ def sharing() -> Rows:
 # -- rounds over libp2p
 
 
-class Everybody:
-    """Admits everybody."""
+class Group:
+    """``members`` processes, connected over loopback (:mod:`secure_sum_member`)."""
 
-    def at_handshake(self, peer: PeerId) -> str | None:
-        return None
+    def __init__(self, members: int) -> None:
+        script = [sys.executable, str(Path(__file__).with_name("secure_sum_member.py"))]
+        self.processes = [
+            subprocess.Popen(
+                [*script, str(number), str(members)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for number in range(members)
+        ]
+        self.rounds = 0
+        self.tell(self.hear())
+        self.hear()
 
-    def greeting(self) -> bytes:
-        return b""
+    def tell(self, order: object) -> None:
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
 
-    def judge(self, peer: PeerId, greeting: bytes) -> str | None:
-        return None
+    def hear(self) -> list[Any]:
+        """One answer of everybody."""
+        answers = []
+        for process in self.processes:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError("a member has died")
+            answers.append(json.loads(line))
+        return answers
+
+    def play(self, what: str, dim: int) -> "Played":
+        self.tell({"play": what, "round": self.rounds, "dim": dim})
+        self.rounds += 1
+        self.hear()
+        start = time.perf_counter()
+        self.tell("go")
+        took = self.hear()
+        wall = time.perf_counter() - start
+        if len({each["digest"] for each in took}) != 1:
+            raise RuntimeError("the members do not have the same sum")
+        self.tell("over")
+        counted = self.hear()
+        cpu, sent, resident = (
+            sum(float(each[key]) for each in answers)
+            for key, answers in (("cpu", took), ("sent", counted), ("resident", counted))
+        )
+        return Played(wall, cpu, sent / len(self.processes), resident)
+
+    def end(self) -> None:
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
 
 
 @dataclass(frozen=True)
-class Timing:
-    ready_seconds: float = 30.0
-    phase_seconds: float = 60.0
-    round_seconds: float = 300.0
+class Played:
+    """What one exchange took: seconds, seconds of all members together, bytes per member, and the most
+    memory that all of them held so far.
+    """
+
+    wall: float
+    cpu: float
+    sent: float
+    resident: float
 
 
-@dataclass
-class Member:
-    """One node: its transport, and of every run the machine or the plain vectors that it takes."""
-
-    identity: Identity
-    values: NDArray[np.uint32]
-    transport: Transport = field(init=False)
-
-    def __post_init__(self) -> None:
-        limits = Limits(max_message=256 << 20, outbox_bytes=1 << 30, inbox_bytes=512 << 20)
-        self.transport = Transport(
-            self.identity, ["/ip4/127.0.0.1/tcp/0"], Everybody(), "/p2pfl/bench", limits, {}
-        )
-
-    async def plain(self, others: int) -> None:
-        """Send the vector to everybody, take theirs, add."""
-        data, total = self.values.tobytes(), self.values.copy()
-        for peer in self.transport.connected:
-            self.transport.send(peer, data)
-        for _ in range(others):
-            event = await self.transport.events.receive()
-            assert isinstance(event, MessageReceived)
-            total += np.frombuffer(event.data, np.uint32)
-
-    async def secure(self, machine: RoundMachine) -> None:
-        """One round of the machine, to its end and until all that it sent is taken."""
-        limits, timers = wire.Limits(len(self.values)), dict[str, float]()
-        inbox: list[Event] = [Prepared(machine.round, "training", len(self.values), SEED)]
-        while True:
-            for event in inbox:
-                if self.perform(machine, event, timers):
-                    return
-            inbox = []
-            with trio.move_on_at(min(timers.values(), default=math.inf)):
-                arrived = await self.transport.events.receive()
-                assert isinstance(arrived, MessageReceived)
-                message = decode_untrusted(arrived.peer, arrived.data, limits, ROUND_MESSAGES)
-                inbox.append(Received(arrived.peer, message))
-            for key in [key for key, at in timers.items() if at <= trio.current_time()]:
-                del timers[key]
-                inbox.append(TimerExpired(key))
-
-    def perform(self, machine: RoundMachine, event: Event, timers: dict[str, float]) -> bool:
-        """Whether the round is over."""
-        for effect in machine.handle(event, trio.current_time()):
-            match effect:
-                case Send(peer, message):
-                    self.transport.send(peer, wire.encode(message))
-                case SetTimer(key, at):
-                    timers[key] = at
-                case Contribute():
-                    return self.perform(machine, Contribution(machine.round, self.values), timers)
-                case Completed():
-                    return True
-                case Skipped():
-                    raise RuntimeError(effect.reason)
-        return False
-
-
-class Federation:
-    """``members`` nodes on loopback, all connected."""
-
-    def __init__(self, dim: int, members: int) -> None:
-        rng = np.random.default_rng(0)
-        self.members = [
-            Member(Identity.from_seed(bytes([n]) * 32), rng.integers(0, 2**32, dim, dtype=np.uint32))
-            for n in range(members)
-        ]
-        self.group = tuple(member.identity.peer_id for member in self.members)
-        self.rounds = 0
-
-    async def connect(self, nursery: trio.Nursery) -> None:
-        for member in self.members:
-            await nursery.start(member.transport.run)
-        for number, member in enumerate(self.members):
-            for other in self.members[:number]:
-                await member.transport.connect(other.transport.addresses[0])
-        for member in self.members:
-            for _ in range(len(self.members) - 1):
-                assert isinstance(await member.transport.events.receive(), PeerConnected)
-
-    async def timed(self, play: Callable[[Member], Awaitable[None]]) -> tuple[float, float, float]:
-        """Wall and CPU seconds of everybody together, and bytes sent by a member on average."""
-        sent, wall, cpu = self.sent, time.perf_counter(), time.process_time()
-        async with trio.open_nursery() as nursery:
-            for member in self.members:
-                nursery.start_soon(play, member)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        await self.quiet()
-        return wall, cpu, (self.sent - sent) / len(self.members)
-
-    @property
-    def sent(self) -> int:
-        return sum(member.transport.traffic().wire_sent for member in self.members)
-
-    async def quiet(self) -> None:
-        """Take what is still on its way."""
-        for member in self.members:
-            with trio.move_on_after(0.2):
-                while True:
-                    await member.transport.events.receive()
-
-    async def plain(self, member: Member) -> None:
-        await member.plain(len(self.members) - 1)
-
-    async def secure(self, member: Member) -> None:
-        await member.secure(
-            RoundMachine(
-                identity=member.identity,
-                federation=SEED,
-                roster_digest=SEED,
-                round=self.rounds,
-                group=self.group,
-                minimum=3,
-                colluders=COLLUDERS,
-                timing=Timing(),
-                random=system_random,
-            )
-        )
-
-
-async def exchange(dim: int, members: int, times: int) -> Rows:
+def exchange(dim: int, members: int, times: int) -> Rows:
     """A secure round beside the plain exchange, each the best of ``times``."""
-    federation = Federation(dim, members)
-    plain, secure = [], []
-    async with trio.open_nursery() as nursery:
-        await federation.connect(nursery)
-        for _ in range(times):
-            plain.append(await federation.timed(federation.plain))
-            secure.append(await federation.timed(federation.secure))
-            federation.rounds += 1
-        nursery.cancel_scope.cancel()
+    group = Group(members)
+    plain = [group.play("plain", dim) for _ in range(times)]
+    secure = [group.play("secure", dim) for _ in range(times)]
+    plain += [group.play("plain", dim) for _ in range(times)]  # before and after, as the machine changes
+    group.end()
     params = {"d": dim, "k": members}
-    wall, cpu, sent = (min(column) for column in zip(*secure, strict=True))
-    ratio = wall / min(plain)[0]
-    target = 1.3 if (dim, members) == (10**6, 4) else None
+    bare, wall = min(each.wall for each in plain), min(each.wall for each in secure)
+    cpu, sent = min(each.cpu for each in secure), min(each.sent for each in secure)
     least = 2 * (members - 1) / members * 4 * dim
-    aimed = 1.02 if dim == 10**6 else None
-    return [
-        row("plain exchange", params, min(plain)[0] * 1e3, "ms wall"),
-        row(
+    rows = [
+        row("plain exchange", params, bare * 1e3, "ms wall"),
+        row("plain exchange", params, min(each.cpu for each in plain) * 1e3, "ms CPU, all"),
+        aimed(
             "secure round",
             params,
             wall * 1e3,
             "ms wall",
             "plain exchange",
-            ratio,
-            target,
-            met=None if target is None else ratio <= target,
+            wall / bare,
+            1.3 if (dim, members) == (10**6, 4) else None,
         ),
-        row("secure round", params, cpu * 1e3 / members, "ms CPU/member"),
-        row(
+        row("secure round", params, cpu * 1e3, "ms CPU, all"),
+        aimed(
             "bytes sent",
             params,
             sent / 1e6,
             "MB/member",
             "all-reduce",
             sent / least,
-            aimed,
-            met=None if aimed is None else sent / least <= aimed,
+            1.02 if dim == 10**6 else None,
         ),
     ]
+    if (dim, members) == (10**7, 4):
+        resident = max(each.resident for each in secure) / 1e9
+        for name, value, unit, theirs in (
+            ("secure round", wall, "s wall", 1.41),
+            ("secure round", cpu, "s CPU, all", 2.8),
+            ("secure round", resident, "GB, all", 3.2),
+        ):
+            rows.append(row(name, params, value, unit, f"hivemind, {theirs}", value / theirs))
+    return rows
 
 
 def measure() -> Rows:

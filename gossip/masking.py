@@ -108,9 +108,13 @@ class Masking:
         """
         added, taken = [self._self_mask(self._secrets.seed)], list[bytes]()
         for other in self._others:
-            seed = self._pair_seed(self._secrets.mask_key.secret, other)
+            seed = self._pair_seed(self._secrets.mask_key.secret, self._me, other)
             (added if other > self._me else taken).append(seed)
         return Masker(self._suite, added, taken)
+
+    def forget(self) -> None:
+        """Our secrets are of no more use, and not kept."""
+        del self._secrets
 
     def recover(self, owner: int, survived: bool, shares: Mapping[int, bytes]) -> bytes | None:
         """The self-mask seed of a survivor, else the one-time secret key, from shares by holder.
@@ -143,15 +147,21 @@ class Masking:
                 taken.append(self._self_mask(secret))
                 continue
             for survivor in survivors:
-                (added if owner < survivor else taken).append(self._pair_seed(secret, survivor))
+                (added if owner < survivor else taken).append(self._pair_seed(secret, owner, survivor))
         return Masker(self._suite, added, taken)
 
     def _self_mask(self, seed: bytes) -> bytes:
         return self._suite.derive(seed, labels.SELF_MASK, self._roster.digest)
 
-    def _pair_seed(self, secret: bytes, other: int) -> bytes:
+    def _pair_seed(self, secret: bytes, owner: int, other: int) -> bytes:
+        """Of the members ``owner``, whose secret this is, and ``other``.
+
+        It depends on who they are, and not on their keys alone: a member that announces the key of another as
+        its own must not make a third mask its vector twice with one seed, once added and once taken away.
+        """
         public = self._roster.readies[other].mask_key
-        return self._suite.agree(secret, public, labels.PAIRWISE_MASK, self._roster.digest)
+        context = self._roster.digest + bytes(sorted((owner, other)))
+        return self._suite.agree(secret, public, labels.PAIRWISE_MASK, context)
 
     def _bundle_key(self, dealer: int, recipient: int) -> bytes:
         """A key for one direction, so that a bundle cannot be handed back to its dealer."""

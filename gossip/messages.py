@@ -276,8 +276,8 @@ class Held(Message):
 
 @dataclass(frozen=True, slots=True)
 class Plan(Message):
-    """Let us add up these vectors, in roster order. Binds nobody; each plan of an author is smaller than its
-    last.
+    """Let us add up these vectors, in roster order, and these members the chunks. Binds nobody; each plan of
+    an author has fewer vectors than its last.
     """
 
     TAG: ClassVar[str] = "plan"
@@ -287,23 +287,25 @@ class Plan(Message):
     attempt: int
     roster: bytes
     entries: Entries
+    owners: tuple[PeerId, ...]
 
     @property
     def mark(self) -> bytes:
-        """The digest of the set of survivors."""
-        return survivors_digest(self.roster, self.entries)
+        """What names the plan, whoever its author is."""
+        return digest(labels.PLAN, pack((self.roster, self.entries, self.owners)))
 
     def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.entries)
+        return (self.round, self.attempt, self.roster, self.entries, self.owners)
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
-        return cls(author, *_context(fields), fields.items(MAX_MEMBERS, _entry))
+        context, entries = _context(fields), fields.items(MAX_MEMBERS, _entry)
+        return cls(author, *context, entries, fields.items(MAX_MEMBERS, Reader.peer))
 
 
 @dataclass(frozen=True, slots=True)
 class Part(Message):
-    """The sum of chunk ``chunk`` of the masked vectors of ``survivors`` (digest of the set)."""
+    """The sum of chunk ``chunk`` of the masked vectors of the plan with that mark."""
 
     TAG: ClassVar[str] = "part"
     LABEL: ClassVar[bytes | None] = labels.PART
@@ -312,25 +314,25 @@ class Part(Message):
     round: int
     attempt: int
     roster: bytes
-    survivors: bytes
+    plan: bytes
     chunk: int
     digest: bytes
     data: bytes = field(repr=False, compare=False)
     """The elements, little-endian."""
 
     def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.survivors, self.chunk, self.digest)
+        return (self.round, self.attempt, self.roster, self.plan, self.chunk, self.digest)
 
     def payload(self) -> bytes:
         return self.data
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
-        context, survivors = _context(fields), fields.digest()
+        context, plan = _context(fields), fields.digest()
         chunk, claimed = fields.number(MAX_CHUNKS), fields.digest()
         if digest(labels.PART_DIGEST, payload) != claimed:
             raise ValueError("the part is not the one that was signed")
-        return cls(author, *context, survivors, chunk, claimed, payload)
+        return cls(author, *context, plan, chunk, claimed, payload)
 
     @classmethod
     def max_payload_bytes(cls, limits: Limits) -> int:
@@ -350,18 +352,18 @@ class Check(Message):
     round: int
     attempt: int
     roster: bytes
-    survivors: bytes
+    plan: bytes
     parts: tuple[bytes, ...]
     words: bytes
 
     def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.survivors, self.parts, self.words)
+        return (self.round, self.attempt, self.roster, self.plan, self.parts, self.words)
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
-        context, survivors = _context(fields), fields.digest()
+        context, plan = _context(fields), fields.digest()
         parts = fields.items(MAX_CHUNKS, Reader.digest)
-        return cls(author, *context, survivors, parts, fields.blob(MAX_CHECK_BYTES))
+        return cls(author, *context, plan, parts, fields.blob(MAX_CHECK_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,9 +392,11 @@ class Survivors(Message):
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
-        context = _context(fields)
-        entries = fields.items(MAX_MEMBERS, _entry)
-        return cls(author, *context, entries, fields.blob(DIGEST_BYTES))
+        context, entries = _context(fields), fields.items(MAX_MEMBERS, _entry)
+        parts = fields.blob(DIGEST_BYTES)
+        if len(parts) not in (0, DIGEST_BYTES):
+            raise ValueError("the parts are neither named by a digest nor left out")
+        return cls(author, *context, entries, parts)
 
 
 def _entry(item: Reader) -> tuple[PeerId, bytes]:
@@ -405,7 +409,7 @@ def _entry(item: Reader) -> tuple[PeerId, bytes]:
 @dataclass(frozen=True, slots=True)
 class Fetch(Message):
     """Send me what you hold of ``of``: its masked chunk where ``mark`` names its vector, or where ``mark``
-    names a set of survivors its part for that chunk, or its check. Not signed: it binds nobody.
+    names a plan its part for that chunk, or its check. Not signed: it binds nobody.
     """
 
     TAG: ClassVar[str] = "fetch"

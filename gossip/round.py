@@ -315,6 +315,8 @@ class RoundMachine:
     def _drive(self, sum_: SecureSum, now: float) -> None:
         self._emit(sum_.wake(now))
         self._finished = sum_.completed
+        if sum_.completed:
+            self._secrets = None
         if sum_.failure is not None and sum_.committed:
             self._skip(sum_.failure)
         elif sum_.failure is not None:
@@ -375,7 +377,8 @@ class RoundMachine:
 
     def _begin(self, readies: tuple[Ready, ...], now: float) -> None:
         """The roster is agreed as far as we are concerned; what came early for it is taken up."""
-        assert self._secrets is not None and self._prepared is not None
+        assert self._secrets is not None
+        assert self._prepared is not None
         roster, ring = Roster.of(readies, self._colluders), self._prepared.ring
         seat = Seat(
             roster,

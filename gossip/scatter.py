@@ -6,15 +6,17 @@
     held     It tells everybody of whom it holds the pledge and the chunks that are its own to add up (Held).
              Ends: it has them of everybody who is not lost, or at the deadline.
     plan     The convener, the first member in drawn order that is not lost, chooses whose vectors are added
-             up: those who hold each other's chunks (Plan). If it is silent, the next one does. Others follow
-             a plan that contains them and leaves out nobody without need.
+             up, and who adds them up: whoever holds its chunks of all of them (Plan). If it is silent, the
+             next one does. Others follow a plan that contains them and leaves out nobody without need.
              Then the members gather and check the sums: :mod:`p2pfl.gossip.trial`.
              Ends: the sum is verified. If a member of the plan is lost or spoils it, or at a deadline, there
              is another plan with fewer members. Nothing has been revealed.
-    commit   Whoever has verified a sum signs it at once, and follows no other plan from then on.
+    commit   Whoever has verified the sum of its present plan signs it at once, and follows no other plan
+             from then on. Whoever has gone on to another plan meanwhile comes back if it hears of that.
 
-A member sends its check only when it has all parts; so when anybody has verified the sum, everybody in the plan
-holds all of it, and from then on any member may vanish. Who lacks only a check gets it from who has signed.
+A member sends its check only when it has all parts; so when anybody has verified the sum, everybody in the
+plan holds all of it, and from then on any member may vanish. Who lacks only a check gets it from who has
+signed.
 
 **Memory.** Our own vector, as masked; one chunk in k of everybody's; the parts: three vectors, whatever k is.
 A member that sends what it should not is hung up on, before it is kept.
@@ -46,8 +48,8 @@ from p2pfl.gossip.messages import (
 from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.trial import Chunk, Trial
 
-_TRIALS: Final = 2
-"""Tries that are remembered: somebody may still sign the last but one."""
+_EARLY_PLANS: Final = 2
+"""Plans, not known yet, of which parts and checks are kept for each author."""
 
 
 class Scatter:
@@ -88,7 +90,7 @@ class Scatter:
         which, _, task = key.partition("/")
         if which == "mask":
             self._publish(int(task), *value)
-        elif (trial := self._trials.get(bytes.fromhex(which))) is not None:
+        elif not self._signed and (trial := self._trials.get(bytes.fromhex(which))) is not None:
             trial.computed(task, value)
 
     def _publish(self, chunk: int, data: bytes, known: bytes) -> None:
@@ -120,7 +122,7 @@ class Scatter:
             case Plan():
                 self._take_plan(message)
             case Part() | Check():
-                trial = self._trials.get(message.survivors)
+                trial = self._trials.get(message.plan)
                 if trial is None:
                     self._early.keep(message)
                 else:
@@ -136,7 +138,7 @@ class Scatter:
         chunks = self._seat.chunks
         place = (masked.author, masked.chunk)
         if masked.chunk >= chunks.count or not self._is_wanted(*place):
-            raise RemoteProtocolError(masked.author, "a chunk that we do not add up")
+            return  # others may have passed it on; and we may have wanted it once
         if len(masked.data) != chunks.length(masked.chunk) * self._seat.ring.bytes:
             raise RemoteProtocolError(masked.author, "a masked chunk of the wrong length")
         known = self._held.setdefault(place, masked)
@@ -166,6 +168,8 @@ class Scatter:
 
     def _take_plan(self, plan: Plan) -> None:
         self._seat.check_survivors(plan.author, plan.entries)
+        if not plan.owners or plan.owners != tuple(peer for peer, _ in plan.entries if peer in plan.owners):
+            raise RemoteProtocolError(plan.author, "a plan whose owners are none of its members")
         last = self._plans.get(plan.author)
         if last is None or set(plan.entries) < set(last.entries):
             self._plans[plan.author] = plan
@@ -190,8 +194,8 @@ class Scatter:
         if not self._signed and self._seat.me in self._helds:
             self._plan(now)
             self._follow(now)
-        for trial in list(self._trials.values()):
-            trial.step()
+        for trial in () if self._signed else list(self._trials.values()):
+            trial.step(now)
         for ballot in ballots.values():
             for trial in self._trials.values():
                 if trial.choice == ballot.choice and not trial.verified:
@@ -220,26 +224,46 @@ class Scatter:
         if now < turn:
             seat.timer(f"plan/{turn}", turn)
             return
-        entries = self._choose(current, now)
-        if len(entries) >= seat.roster.thresholds.minimum_survivors and self._is_smaller(entries, current):
-            self._plans[seat.me] = plan = seat.broadcast(Plan(seat.me, *seat.context, entries))
+        entries, owners = self._choose(current, now)
+        enough = len(entries) >= seat.roster.thresholds.minimum_survivors
+        if enough and seat.me in dict(entries) and self._is_smaller(entries, current):
+            self._plans[seat.me] = plan = seat.broadcast(Plan(seat.me, *seat.context, entries, owners))
             self._begin_trial(plan, now)
         elif now >= self._late:
             self._failure = "too few members are left that hold each other's chunks"
 
-    def _choose(self, current: Trial | None, now: float) -> Entries:
-        """Members that hold each other's chunks: one of each pair that does not is left out."""
-        seat = self._seat
-        chosen = [peer for peer in seat.present if peer in self._helds]
+    def _choose(self, current: Trial | None, now: float) -> tuple[Entries, tuple[PeerId, ...]]:
+        """Whose vectors, and who adds them up: whoever holds what is needed of all of them.
+
+        A member that says it lacks chunks of another is no owner then; which of the two is to blame, nobody
+        can tell. Only a vector that more lack than may collude is left out.
+        """
+        chosen = [peer for peer in self._seat.present if peer in self._helds]
         if current is not None:
             spoilers = current.blamed if now >= current.until else current.culprits
             chosen = [peer for peer in chosen if peer in current.members and peer not in spoilers]
-        while gaps := {peer: sum(self._gap(peer, other) for other in chosen) for peer in chosen}:
-            worst = max(chosen, key=lambda peer: (gaps[peer], peer != seat.me, seat.number[peer]))
-            if not gaps[worst]:
-                break
-            chosen.remove(worst)
-        return tuple((peer, self._pledges[peer].mark) for peer in chosen)
+        most = self._seat.roster.thresholds.colluders
+        chosen = [peer for peer in chosen if self._lack(peer, chosen) <= most]
+        while chosen and not self._owners(chosen):
+            lack = {peer: self._lack(peer, chosen) for peer in reversed(chosen)}
+            chosen.remove(max(lack, key=lack.__getitem__))
+        entries = tuple((peer, self._pledges[peer].mark) for peer in chosen)
+        return entries, self._owners(chosen)
+
+    def _lack(self, of: PeerId, among: Collection[PeerId]) -> int:
+        """How many of these members say that they lack chunks of ``of``, or have another pledge of it."""
+        pledge = self._pledges.get(of)
+        entry = None if pledge is None else (of, pledge.mark)
+        return sum(peer in self._helds and entry not in self._helds[peer].entries for peer in among)
+
+    def _owners(self, chosen: Collection[PeerId]) -> tuple[PeerId, ...]:
+        """Those of ``chosen`` that say they hold what they add up of all of them."""
+        if not all(peer in self._pledges for peer in chosen):
+            return ()
+        entries = {(peer, self._pledges[peer].mark) for peer in chosen}
+        return tuple(
+            peer for peer in chosen if peer in self._helds and entries <= set(self._helds[peer].entries)
+        )
 
     def _follow(self, now: float) -> None:
         """Go over to a plan that we find fair, if it is smaller than the one we follow."""
@@ -254,10 +278,8 @@ class Scatter:
 
     def _begin_trial(self, plan: Plan, now: float) -> None:
         until = now + self._seat.phase_seconds
-        trial = Trial(self._seat, plan.entries, self._pledges, self._held, until)
+        trial = Trial(self._seat, plan, self._pledges, self._held, until)
         self._trials[trial.mark] = trial
-        while len(self._trials) > _TRIALS:
-            del self._trials[next(iter(self._trials))]
         self._plan_from = None
         for message in self._early.take(trial.mark):
             try:
@@ -269,11 +291,14 @@ class Scatter:
 
     def choose(self, ballots: Mapping[PeerId, Survivors], now: float) -> Choice | None:
         """What we sign, if it is time to."""
-        verified = [trial for trial in self._trials.values() if trial.verified]
-        if not verified:
-            return None
-        self._signed = True
-        return verified[0].choice
+        signed = {ballot.choice for ballot in ballots.values()}
+        for trial in self._trials.values():
+            # Whoever has gone on to another plan signs an earlier one only with others, who by that will
+            # never sign the later: else each could be signed by too few.
+            if trial.verified and (trial is self._current or trial.choice in signed):
+                self._signed = True
+                return trial.choice
+        return None
 
     def complete(self, choice: Choice) -> bool:
         """Whether we hold the masked sum that ``choice`` names."""
@@ -324,49 +349,33 @@ class Scatter:
         """Whether everybody who is not lost is among ``peers``."""
         return all(peer in peers for peer in self._seat.present)
 
-    def _gap(self, one: PeerId, other: PeerId) -> bool:
-        """Whether one of them lacks chunks of the other, or has another pledge of it than we."""
-        return any(
-            (of, self._pledges[of].mark) not in self._helds[by].entries if of in self._pledges else True
-            for by, of in ((one, other), (other, one))
-        )
-
     def _is_broken(self, trial: Trial, now: float) -> bool:
-        lost = any(peer in self._seat.lost for peer in trial.members)
+        lost = trial.blamed & self._seat.lost - trial.lost_before
         return not trial.verified and bool(lost or trial.culprits or now >= trial.until)
 
     def _is_smaller(self, entries: Entries, current: Trial | None) -> bool:
         return current is None or set(entries) < set(current.entries)
 
     def _is_fair(self, plan: Plan, now: float) -> bool:
-        """Whether it contains us, we hold what it needs of us, and nobody is left out without need."""
+        """Whether it contains us, of the vectors that we know, and leaves nobody out without need."""
         seat, chosen = self._seat, dict(plan.entries)
-        if seat.me not in chosen or any(
-            not self._has_all_of(peer) or self._pledges[peer].mark != mark for peer, mark in plan.entries
-        ):
+        known = all(peer in self._pledges and self._pledges[peer].mark == mark for peer, mark in plan.entries)
+        if seat.me not in chosen or not known:
             return False
         current = self._current
         before = seat.members if current is None else current.members
+        culprits = set[PeerId]() if current is None else current.culprits
         over = now >= (self._masked_until if current is None else current.until)
-        return all(
-            over
-            or peer in chosen
-            or peer in seat.lost
-            or (current is not None and peer in current.culprits)
-            or self._shows_a_gap(peer, chosen)
-            for peer in before
-        )
-
-    def _shows_a_gap(self, peer: PeerId, chosen: Collection[PeerId]) -> bool:
-        """Whether what members say they hold tells why ``peer`` cannot be among ``chosen``."""
-        return peer in self._helds and any(
-            other in self._helds and self._gap(peer, other) for other in chosen
+        most = seat.roster.thresholds.colluders
+        left_out = [peer for peer in before if peer not in chosen and peer not in seat.lost]
+        return self._owners(chosen) == plan.owners and all(
+            over or peer in culprits or self._lack(peer, chosen) > most for peer in left_out
         )
 
 
 class _Early:
-    """Parts and checks of sets that we have not heard of yet: of each author those of two sets, and no more
-    parts of one than it can have to add up.
+    """Parts and checks of plans that we have not heard of yet: of each author those of two, and no more parts
+    of one than it can have to add up.
     """
 
     def __init__(self, seat: Seat) -> None:
@@ -378,15 +387,15 @@ class _Early:
     def keep(self, message: Part | Check) -> None:
         """Raises RemoteProtocolError for more than an honest member would send."""
         sets = self._messages.setdefault(message.author, {})
-        kept = sets.setdefault(message.survivors, {})
+        kept = sets.setdefault(message.plan, {})
         chunk = message.chunk if isinstance(message, Part) else 0
         kept.setdefault((message.TAG, chunk), message)
         if len(kept) > self._most + 1 or (isinstance(message, Part) and len(message.data) > self._longest):
-            del sets[message.survivors]
+            del sets[message.plan]
             raise RemoteProtocolError(message.author, "more parts than one member adds up")
-        while len(sets) > _TRIALS:
+        while len(sets) > _EARLY_PLANS:
             del sets[next(iter(sets))]
 
-    def take(self, survivors: bytes) -> list[Part | Check]:
-        """What came of that set."""
-        return [message for sets in self._messages.values() for message in sets.pop(survivors, {}).values()]
+    def take(self, plan: bytes) -> list[Part | Check]:
+        """What came of that plan."""
+        return [message for sets in self._messages.values() for message in sets.pop(plan, {}).values()]

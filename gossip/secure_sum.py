@@ -94,7 +94,7 @@ class SecureSum:
         self._bundles: dict[PeerId, Bundle] = {}
         self._acks: dict[PeerId, Ack] = {}
         self._ballots: dict[PeerId, Survivors] = {}
-        self._served: set[tuple[PeerId, str, PeerId, int, bytes]] = set()
+        self._served: set[tuple[PeerId, bytes]] = set()  # to whom, and the signature of what
         self._settled: Choice | None = None
         self._settled_mark = b""
         self._reveals: dict[PeerId, Reveal] = {}
@@ -204,11 +204,10 @@ class SecureSum:
         self._seat.keep(self._reveals, reveal)
 
     def _serve(self, fetch: Fetch) -> None:
-        """Answer each request once: whoever repeats it costs us nothing."""
-        request = (fetch.author, fetch.kind, fetch.of, fetch.chunk, fetch.mark)
+        """Hand out each message once to each: whoever asks again, in whatever words, costs us nothing."""
         message = self._exchange.serve(fetch)
-        if message is not None and request not in self._served:
-            self._served.add(request)
+        if message is not None and (fetch.author, message.signature) not in self._served:
+            self._served.add((fetch.author, message.signature))
             self._seat.send(fetch.author, message)
 
     def _compare(self, result: Result) -> None:
@@ -322,6 +321,9 @@ class SecureSum:
         assert self._settled is not None
         roster, survivors = self.roster, tuple(dict(self._settled[0]))
         self.completed = True
+        self._masking.forget()
+        self._shares.clear()
+        self._recovered.clear()
         self._seat.emit(
             Completed(roster.round, roster.stage, total, survivors, roster.members, roster.thresholds)
         )

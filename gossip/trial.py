@@ -1,19 +1,25 @@
-"""One try at adding up the masked vectors of one set of members, chunk by chunk.
+"""One try at adding up the masked vectors of one plan, chunk by chunk.
 
-    gather   The owner of a chunk adds it up and sends the sum to all of the set (Part). Owners are those of
-             the roster; for one outside the set, the next member of the set steps in, and asks the others
-             for the chunks (Fetch): the same masked bytes, as pledged.
-             Ends: for a member, when it has a part for every chunk.
-    check    It sends all of the set what digests its parts have, and words that a random linear map, drawn
+    gather   The owner of a chunk adds it up and sends the sum to all of the plan (Part). Where the owner in
+             the roster is none in the plan, the next one in the plan steps in, and asks the others for the
+             chunks (Fetch): the same masked bytes, as pledged.
+             Ends: for a member, when it has a part for every chunk. One that an owner does not give it, it
+             asks for where checks say that it is.
+    check    It sends all of the plan what digests its parts have, and words that a random linear map, drawn
              from these digests, takes its own masked vector to (Check).
-             Ends: all of the set have sent checks, of the same parts, and for every owner the words of the
+             Ends: all of the plan have sent checks, of the same parts, and for every owner the words of the
              vectors add up to the words of the parts. The sum is then *verified*.
 
 **If it does not add up.** A member whose check names other parts is asked for the ones that differ: two
 parts of one chunk, signed by its owner, are evidence. If an owner's words do not add up, the owner is asked
 for the chunks that it added; they are what was pledged, or they are not taken. Then either the owner's sum
-is wrong, and the set is of no use any more, or the check of a contributor is, and the sum is verified
+is wrong, and the plan is of no use any more, or the check of a contributor is, and the sum is verified
 without it.
+
+**What this proves.** An owner is a contributor too, and nobody else has its own chunk of its own vector: one
+that adds an error to its sum, and the words of that error to its check, passes. What it gets is what any
+member gets that contributes something else. The check finds whoever does not go to that length, a machine
+that miscalculates above all, and says who it was; it is no defence against poison.
 
 **Who learns what.** Chunks, parts and words are functions of the masked vectors, and of nothing else that is
 secret; a broadcast shows those to everybody.
@@ -33,11 +39,11 @@ from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.linear_check import CHECKS, Words, check_values
 from p2pfl.gossip.messages import (
     Check,
-    Entries,
     Fetch,
     Masked,
     Message,
     Part,
+    Plan,
     Pledge,
     parts_digest,
     survivors_digest,
@@ -52,35 +58,37 @@ WRONG_SUM: Final = "a wrong sum of the chunks it was given"
 
 
 class Trial:
-    """One member's part in adding up the vectors of ``entries``, of which its own is one.
+    """One member's part in adding up the vectors of a plan, of which its own is one.
 
     ``held``: masked chunks that match their pledges, by author and chunk; shared, and filled by the owner of
-    the trial. ``pledges``: of all of the set.
+    the trial. ``pledges``: of all of the plan.
     """
 
     def __init__(
         self,
         seat: Seat,
-        entries: Entries,
+        plan: Plan,
         pledges: Mapping[PeerId, Pledge],
         held: Mapping[Chunk, Masked],
         until: float,
     ) -> None:
-        self.entries, self.until = entries, until
-        self.mark = survivors_digest(seat.roster.digest, entries)
-        self.members = tuple(peer for peer, _ in entries)
+        self.entries, self.mark, self.until = plan.entries, plan.mark, until
+        self.members = tuple(peer for peer, _ in plan.entries)
+        self.lost_before = frozenset(seat.lost)
+        """Members that whoever made the plan could reach, if we cannot."""
         self.wanted: set[Chunk] = set()
         """Chunks, not ours to add up at first, that we have asked for."""
         self.verified = False
         self.culprits: set[PeerId] = set()
-        """Members of the set that broke the protocol, so that it is of no use."""
+        """Members of the plan that broke the protocol, so that it is of no use."""
         self._seat, self._pledges, self._held = seat, pledges, held
-        numbers = [seat.number[peer] for peer in self.members]
+        numbers = [seat.number[peer] for peer in plan.owners]
         self._owners = [seat.chunks.owner(chunk, numbers) for chunk in range(seat.chunks.count)]
         self._parts: dict[int, Part] = {}
         self._checks: dict[PeerId, Check] = {}
         self._sums: Words = {}  # of the parts
         self._asked: set[tuple[PeerId, str, PeerId, int]] = set()
+        self._ask_from: dict[int, float] = {}
         self._adding: int | None = None
         self._checking = False
         self._disputed: set[int] = set()  # owners whose words did not add up
@@ -103,7 +111,7 @@ class Trial:
             self.culprits.add(part.author)
 
     def take_check(self, check: Check) -> None:
-        """Raises RemoteProtocolError for one of a stranger to the set, or of the wrong length."""
+        """Raises RemoteProtocolError for one of a stranger to the plan, or of the wrong length."""
         words = len(set(self._owners)) * CHECKS * self._seat.ring.bytes
         if check.author not in self.members or len(check.parts) != len(self._owners):
             raise RemoteProtocolError(check.author, "a check of another sum")
@@ -133,11 +141,13 @@ class Trial:
 
     # What follows.
 
-    def step(self) -> None:
-        """Go as far as what is here allows. Idempotent."""
+    def step(self, now: float) -> None:
+        """Go as far as what is here and the time allow. Idempotent."""
         if self._adding is None:
             self._add_next()
-        if len(self._parts) == len(self._owners) and not self._checking:
+        if len(self._parts) < len(self._owners):
+            self._fetch_parts(now)
+        elif not self._checking:
             self._check()
         if self._sums and set(self._checks) == set(self.members) and not self.verified:
             self._compare()
@@ -148,19 +158,41 @@ class Trial:
             if peer not in self._checks:
                 self._ask(signer, Check.TAG, peer, 0, self.mark)
 
+    def _fetch_parts(self, now: float) -> None:
+        """Ask for parts that others have and we lack: after a while, as they may be on their way, and one
+        member at a time.
+        """
+        seat = self._seat
+        having = [peer for peer in self.members if peer in self._checks]
+        for chunk in range(len(self._owners)) if having else ():
+            owner = self._owner(chunk)
+            if chunk in self._parts or owner == seat.me:
+                continue
+            due = self._ask_from.setdefault(chunk, now + (0.0 if owner in seat.lost else seat.turn_seconds))
+            fresh = [peer for peer in having if (peer, Part.TAG, owner, chunk) not in self._asked]
+            if now >= due and fresh:
+                self._ask(fresh[0], Part.TAG, owner, chunk, self.mark)
+                due = self._ask_from[chunk] = now + seat.turn_seconds
+            seat.timer(f"part/{due}", due)
+
     @property
     def choice(self) -> Choice | None:
         """What to sign once it is verified; None while a part is missing."""
-        complete = len(self._parts) == len(self._owners)
-        return (self.entries, parts_digest(self.mark, self._part_digests)) if complete else None
+        if len(self._parts) < len(self._owners):
+            return None
+        survivors = survivors_digest(self._seat.roster.digest, self.entries)
+        return self.entries, parts_digest(survivors, self._part_digests)
 
     @property
     def blamed(self) -> set[PeerId]:
         """For whom we are waiting, or who spoiled it."""
         owners = {self._owner(chunk) for chunk in range(len(self._owners)) if chunk not in self._parts}
         owners |= {self._seat.members[owner] for owner in self._disputed - self._cleared}
-        silent = set[PeerId]() if owners else set(self.members) - set(self._checks)
-        return (owners | silent | self.culprits) - {self._seat.me}
+        if not owners:
+            digests = self._part_digests
+            owners = {peer for peer, check in self._checks.items() if check.parts != digests}
+            owners |= set(self.members) - set(self._checks)
+        return (owners | self.culprits) - {self._seat.me}
 
     @property
     def parts(self) -> list[bytes]:

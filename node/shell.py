@@ -18,6 +18,8 @@ from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import (
     Begin,
     Completed,
+    Compute,
+    Computed,
     Connect,
     Contribute,
     Contribution,
@@ -35,10 +37,13 @@ from p2pfl.gossip.events import (
 )
 from p2pfl.gossip.messages import encode
 from p2pfl.gossip.participant import Participant
+from p2pfl.gossip.wire import Message
 
 log = logging.getLogger(__name__)
 
 EVENT_BACKLOG = 256
+_COMPUTING_THREADS = 2
+"""One masks or unmasks while the other adds up; more of them wait for each other."""
 
 
 class Work(Protocol):
@@ -90,6 +95,9 @@ class Shell:
         # The machine asks for one thing at a time and waits for the answer, so this never holds more than a
         # few.
         self._ask, self._jobs = trio.open_memory_channel[Job](math.inf)
+        # Nor does this: a round computes one chunk of each kind at a time.
+        self._calculate, self._sums = trio.open_memory_channel[Compute](math.inf)
+        self._encoded: tuple[Message, bytes] | None = None
 
     async def feed(self, event: Event) -> None:
         """Hand an event to the machine; waits while the machine is behind (that is the back-pressure on
@@ -101,6 +109,8 @@ class Shell:
         """Drive the machine until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._do_jobs)
+            for _ in range(_COMPUTING_THREADS):
+                nursery.start_soon(self._compute)
             self._perform(self.participant.start(trio.current_time()))
             while True:
                 event: Event | None = None
@@ -128,7 +138,7 @@ class Shell:
             match effect:
                 case Send(peer, message):
                     log.debug("to %s: %s", peer, message.TAG)
-                    self.send(peer, encode(message))
+                    self.send(peer, self._encode(message))
                 case SetTimer(key, at):
                     self._timers[key] = at
                 case Connect(peer, addresses):
@@ -137,8 +147,22 @@ class Shell:
                     self.work.epoch_began(effect)
                 case Waiting():
                     self.work.waiting(effect)
+                case Compute():
+                    self._calculate.send_nowait(effect)
                 case _:
                     self._ask.send_nowait(effect)
+
+    def _encode(self, message: Message) -> bytes:
+        """What goes to several peers in a row is encoded once, and held once while it waits for them."""
+        if self._encoded is None or self._encoded[0] is not message:
+            self._encoded = message, encode(message)
+        return self._encoded[1]
+
+    async def _compute(self) -> None:
+        """Take the machine's arithmetic off the event loop."""
+        async for effect in self._sums:
+            value = await trio.to_thread.run_sync(effect.work)
+            await self.feed(Computed(effect.round, effect.key, value))
 
     async def _do_jobs(self) -> None:
         """Do what the machine asked for, one after the other and in its order: a round's outcome before the

@@ -14,33 +14,44 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from p2pfl.crypto import masks
-from p2pfl.crypto.masks import add_mask, subtract_mask
+from p2pfl.crypto.masks import Mask
 from p2pfl.crypto.randomness import Keystream
 
 seeds = st.binary(min_size=32, max_size=32)
 
 
-def oracle(seed: bytes, length: int) -> NDArray[np.uint32]:
-    """The mask of ``seed``, by one plain call of the cipher."""
-    stream = Cipher(AES(seed), CTR(bytes(16))).encryptor().update(bytes(4 * length))
-    words = [int.from_bytes(stream[4 * i : 4 * i + 4], "little") for i in range(length)]
-    return np.array(words, dtype=np.uint32)
+def oracle(seed: bytes, length: int, width: int = 4) -> NDArray[Any]:
+    """The mask of ``seed``, in words of ``width`` bytes, by one plain call of the cipher."""
+    stream = Cipher(AES(seed), CTR(bytes(16))).encryptor().update(bytes(width * length))
+    words = [int.from_bytes(stream[width * i : width * (i + 1)], "little") for i in range(length)]
+    return np.array(words, dtype=f"<u{width}")
 
 
+@pytest.mark.parametrize("width", [2, 4, 8])
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 14, 1000, (1 << 15) - 1, 1 << 15, (1 << 15) + 1, 100_003])
-def test_mask_is_the_keystream(length: int) -> None:
+def test_mask_is_the_keystream(length: int, width: int) -> None:
     seed = bytes(range(32))
-    values = np.arange(length, dtype=np.uint32) * np.uint32(2654435761)
-    expected = values + oracle(seed, length)
-    add_mask(values, seed)
+    values = (np.arange(length, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)).astype(f"<u{width}")
+    expected = values + oracle(seed, length, width)
+    Mask(seed).add_to(values)
     assert np.array_equal(values, expected)
+
+
+@given(seeds, st.sampled_from((2, 4, 8)), st.lists(st.integers(0, 100), max_size=8))
+def test_slices_go_on_where_the_last_one_ended(seed: bytes, width: int, lengths: list[int]) -> None:
+    values = np.zeros(sum(lengths), f"<u{width}")
+    mask, start = Mask(seed), 0
+    for length in lengths:
+        mask.add_to(values[start : start + length])
+        start += length
+    assert np.array_equal(values, oracle(seed, len(values), width))
 
 
 @given(seeds, st.integers(0, 200))
 def test_subtract_undoes_add(seed: bytes, length: int) -> None:
     values = np.arange(length, dtype=np.uint32)
-    add_mask(values, seed)
-    subtract_mask(values, seed)
+    Mask(seed).add_to(values)
+    Mask(seed).take_from(values)
     assert np.array_equal(values, np.arange(length, dtype=np.uint32))
 
 
@@ -51,15 +62,15 @@ def test_pairwise_masks_cancel_in_the_sum(members: int, length: int, data: st.Da
     for i in range(members):
         for j in range(i + 1, members):
             seed = data.draw(seeds)
-            add_mask(masked[i], seed)
-            subtract_mask(masked[j], seed)
+            Mask(seed).add_to(masked[i])
+            Mask(seed).take_from(masked[j])
     total = np.sum(masked, axis=0, dtype=np.uint32)
     assert np.array_equal(total, np.sum(inputs, axis=0, dtype=np.uint32))
 
 
 def test_a_strided_view_is_masked_in_place() -> None:
     values = np.zeros(200_000, np.uint32)
-    add_mask(values[::2], bytes(32))
+    Mask(bytes(32)).add_to(values[::2])
     assert np.array_equal(values[::2], oracle(bytes(32), 100_000))
     assert not values[1::2].any()
 
@@ -77,7 +88,8 @@ def test_threads_do_not_share_the_scratch(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(masks, "Keystream", MeetingKeystream)
     results = [np.zeros(1000, np.uint32), np.zeros(1000, np.uint32)]
     threads = [
-        threading.Thread(target=add_mask, args=(result, bytes([i]) * 32)) for i, result in enumerate(results)
+        threading.Thread(target=Mask(bytes([i]) * 32).add_to, args=(result,))
+        for i, result in enumerate(results)
     ]
     for thread in threads:
         thread.start()
@@ -89,10 +101,10 @@ def test_threads_do_not_share_the_scratch(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_no_memory_is_allocated_per_mask() -> None:
     values = np.zeros(1_000_000, np.uint32)
-    add_mask(values, bytes(32))
+    Mask(bytes(32)).add_to(values)
     tracemalloc.start()
     try:
-        add_mask(values, bytes(32))
+        Mask(bytes(32)).add_to(values)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -100,13 +112,18 @@ def test_no_memory_is_allocated_per_mask() -> None:
 
 
 def test_other_arrays_and_seeds_are_refused() -> None:
-    for values in (np.zeros(4, np.int32), np.zeros(4, np.uint64), np.zeros((2, 2), np.uint32)):
-        for operation in (add_mask, subtract_mask):
-            with pytest.raises(ValueError, match="uint32 vector"):
-                operation(values, bytes(32))  # type: ignore[arg-type]
+    for values in (
+        np.zeros(4, np.int32),
+        np.zeros(4, np.uint8),
+        np.zeros(4, ">u4"),
+        np.zeros((2, 2), np.uint32),
+    ):
+        for operation in (Mask(bytes(32)).add_to, Mask(bytes(32)).take_from):
+            with pytest.raises(ValueError, match="a vector over a ring"):
+                operation(values)
     with pytest.raises(ValueError, match="32 bytes"):
-        add_mask(np.zeros(4, np.uint32), bytes(16))
+        Mask(bytes(16))
     read_only = np.zeros(4, np.uint32)
     read_only.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
-        add_mask(read_only, bytes(32))
+        Mask(bytes(32)).add_to(read_only)

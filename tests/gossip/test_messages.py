@@ -13,24 +13,32 @@ from hypothesis import strategies as st
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.canonical import pack
+from p2pfl.gossip.chunks import BROADCAST_BYTES, MAX_CHUNKS
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.messages import (
     MAX_ATTEMPTS,
+    MAX_CHECK_BYTES,
     MAX_MEMBERS,
     ROUND_MESSAGES,
     Ack,
     Bundle,
+    Check,
     Fetch,
+    Held,
     Masked,
+    Part,
+    Plan,
+    Pledge,
     Proposal,
     Ready,
     Result,
     Reveal,
     Survivors,
+    parts_digest,
     roster_digest,
     survivors_digest,
 )
-from p2pfl.gossip.wire import Limits, Message, Reader, decode_untrusted, encode, longest, signed
+from p2pfl.gossip.wire import Limits, Message, Reader, decode_untrusted, digest, encode, longest, signed
 
 LIMITS = Limits(max_dim=6)
 ALICE, BOB = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
@@ -45,15 +53,23 @@ def a_ready(identity: Identity = ALICE) -> Ready:
 
 
 def an_example_of_each() -> list[Message]:
-    masked = Masked.of(ME, PLACE, np.arange(6, dtype=np.uint32) * np.uint32(0x12345678))
+    words = np.arange(6, dtype="<u4") * np.uint32(0x12345678)
+    masked = Masked.of(ME, PLACE, 3, words.tobytes())
+    entries = ((ME, masked.digest), (OTHER, b"d" * 32))
+    part = digest(labels.PART_DIGEST, b"a part")
     return [
         a_ready(),
         signed(ALICE, Proposal(ME, 7, 1, (a_ready(), a_ready(BOB)))),
         signed(ALICE, Bundle(ME, *PLACE, OTHER, b"sealed")),
         signed(ALICE, Ack(ME, *PLACE)),
         signed(ALICE, masked),
-        signed(ALICE, Survivors(ME, *PLACE, ((ME, masked.digest), (OTHER, b"d" * 32)))),
-        Fetch(ME, *PLACE, OTHER, b"d" * 32),
+        signed(ALICE, Pledge(ME, *PLACE, (masked.digest, b"d" * 32))),
+        signed(ALICE, Held(ME, *PLACE, entries)),
+        signed(ALICE, Plan(ME, *PLACE, entries, (OTHER,))),
+        signed(ALICE, Part(ME, *PLACE, b"p" * 32, 3, part, b"a part")),
+        signed(ALICE, Check(ME, *PLACE, b"p" * 32, (part, b"d" * 32), b"words")),
+        signed(ALICE, Survivors(ME, *PLACE, entries, b"s" * 32)),
+        Fetch(ME, *PLACE, Part.TAG, OTHER, 3, b"d" * 32),
         signed(ALICE, Reveal(ME, *PLACE, b"u" * 32, (b"x" * 33, b"y" * 33))),
         signed(ALICE, Result(ME, *PLACE, b"u" * 32, b"r" * 32)),
     ]
@@ -71,9 +87,7 @@ def test_round_trip(message: Message) -> None:
     copy = decode(encode(message))
     assert copy == message
     assert copy.signature == message.signature
-    if isinstance(message, Masked) and isinstance(copy, Masked):
-        assert copy.values.tobytes() == message.values.tobytes()
-        assert copy.values.dtype == np.uint32
+    assert copy.payload() == message.payload()
 
 
 def test_every_kind_has_an_example_and_a_label_of_its_own() -> None:
@@ -160,8 +174,22 @@ WRONG = {
     ),
     "survivors of three parts": lambda: forged(EXAMPLE["survivors"], entries=((ME, bytes(32), 1),)),
     "survivors of one part": lambda: forged(EXAMPLE["survivors"], entries=((ME,),)),
-    "a vector that is too long": lambda: encode(signed(ALICE, Masked.of(ME, PLACE, np.zeros(7, np.uint32)))),
-    "another vector": lambda: forged(EXAMPLE["masked"], values=np.zeros(6, np.uint32)),
+    "the digest of some parts": lambda: forged(EXAMPLE["survivors"], parts=bytes(31)),
+    "a chunk that is too long": lambda: encode(signed(ALICE, Masked.of(ME, PLACE, 0, bytes(6 * 8 + 1)))),
+    "another vector": lambda: forged(EXAMPLE["masked"], data=bytes(24)),
+    "a chunk beyond the last": lambda: forged(EXAMPLE["masked"], chunk=MAX_CHUNKS),
+    "another part": lambda: forged(EXAMPLE["part"], data=b"a port"),
+    "a part that is too long": lambda: forged(
+        EXAMPLE["part"], data=bytes(49), digest=digest(labels.PART_DIGEST, bytes(49))
+    ),
+    "a part of no chunk": lambda: forged(EXAMPLE["part"], chunk=MAX_CHUNKS),
+    "a pledge of too many": lambda: forged(EXAMPLE["pledge"], digests=(bytes(32),) * (MAX_CHUNKS + 1)),
+    "a pledge of a short digest": lambda: forged(EXAMPLE["pledge"], digests=(bytes(31),)),
+    "too many owners": lambda: forged(EXAMPLE["plan"], owners=(ME,) * (MAX_MEMBERS + 1)),
+    "an owner that is none": lambda: forged(EXAMPLE["plan"], owners=("nobody",)),
+    "a check of too many parts": lambda: forged(EXAMPLE["check"], parts=(bytes(32),) * (MAX_CHUNKS + 1)),
+    "too many words": lambda: forged(EXAMPLE["check"], words=bytes(MAX_CHECK_BYTES + 1)),
+    "a fetch of a bundle": lambda: encode(replace(EXAMPLE["fetch"], kind=Bundle.TAG)),
     "a signed fetch": lambda: encode(replace(EXAMPLE["fetch"], signature=bytes(64))),
     "an unsigned ack": lambda: encode(replace(EXAMPLE["ack"], signature=b"")),
     "a short signature": lambda: encode(replace(EXAMPLE["ack"], signature=bytes(63))),
@@ -181,9 +209,9 @@ def test_no_honest_member_sends(case: str) -> None:
         decode(WRONG[case]())
 
 
-def test_only_vectors_arrive_through_others() -> None:
+def test_only_vectors_and_what_checks_them_arrive_through_others() -> None:
     for message in an_example_of_each():
-        if isinstance(message, Masked):
+        if isinstance(message, Masked | Part | Check):
             assert decode_untrusted(OTHER, encode(message), LIMITS, ROUND_MESSAGES).author == ME
         else:
             with pytest.raises(RemoteProtocolError) as caught:
@@ -192,9 +220,22 @@ def test_only_vectors_arrive_through_others() -> None:
 
 
 def test_what_is_read_suffices_for_the_longest_vector_and_hardly_for_more() -> None:
-    limits = Limits(max_dim=1 << 20)
-    masked = signed(ALICE, Masked.of(ME, PLACE, np.zeros(limits.max_dim, dtype=np.uint32)))
-    assert len(encode(masked)) <= longest(limits, ROUND_MESSAGES) < len(encode(masked)) + (1 << 17)
+    """A whole one where vectors are broadcast; a chunk of a longer one is no longer, but of a huge one."""
+    for dim, longest_bytes in ((1000, 8000), (1 << 27, BROADCAST_BYTES), (1 << 30, (1 << 30) // 512 * 8)):
+        limits = Limits(max_dim=dim)
+        masked = signed(ALICE, Masked.of(ME, PLACE, 0, bytes(longest_bytes)))
+        assert decode_untrusted(ME, encode(masked), limits, ROUND_MESSAGES) == masked
+        assert len(encode(masked)) <= longest(limits, ROUND_MESSAGES) < len(encode(masked)) + (1 << 17)
+
+
+def test_the_longest_bodies_are_read() -> None:
+    many, entries = (b"d" * 32,) * MAX_CHUNKS, ((ME, b"m" * 32),) * MAX_MEMBERS
+    for message in (
+        signed(ALICE, Pledge(ME, *PLACE, many)),
+        signed(ALICE, Plan(ME, *PLACE, entries, (ME,) * MAX_MEMBERS)),
+        signed(ALICE, Check(ME, *PLACE, b"p" * 32, many, bytes(MAX_CHECK_BYTES))),
+    ):
+        assert decode(encode(message)) == message
 
 
 def test_a_signature_is_good_for_one_kind_only() -> None:
@@ -254,6 +295,13 @@ def test_digests_depend_on_everything() -> None:
     entries = ((ME, b"m" * 32), (OTHER, b"o" * 32))
     marks = {survivors_digest(roster, chosen) for roster in digests for chosen in (entries, entries[:1], ())}
     assert len(marks) == 3 * len(digests)
+    for author in (ME, OTHER):  # nor on who makes the plan, or pledges
+        place = (7, 1, b"r" * 32)
+        marks |= {Plan(author, *place, entries, owners).mark for owners in ((ME, OTHER), (ME,))}
+        marks |= {Plan(author, *place, entries[:1], (ME,)).mark, Pledge(author, *place, (b"m" * 32,)).mark}
+        marks |= {parts_digest(survivors, (b"m" * 32,)) for survivors in (b"u" * 32, b"v" * 32)}
+        marks |= {Plan(author, 7, 1, b"q" * 32, entries, (ME,)).mark}
+    assert len(marks) == 3 * len(digests) + 7
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,245 @@
+"""Members that follow the protocol but for one thing, and what must hold whatever they do."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.gossip.chunks import Chunks
+from p2pfl.gossip.errors import RemoteProtocolError
+from p2pfl.gossip.events import Effect, Event, Received, Send
+from p2pfl.gossip.messages import (
+    Held,
+    Message,
+    Pledge,
+    Proposal,
+    Reveal,
+    Survivors,
+    roster_digest,
+    survivors_digest,
+)
+from p2pfl.gossip.rehearsal import Rehearsal, Wrap, identity_of
+from p2pfl.gossip.round import RoundMachine
+from p2pfl.gossip.simulation import Machine
+from p2pfl.gossip.thresholds import thresholds
+from p2pfl.gossip.wire import signed
+
+DIM: Final = 29
+VALUES: Final = np.random.default_rng(3).integers(0, 2**32, (10, DIM), dtype=np.uint32)
+GROUP: Final = tuple(identity_of(number).peer_id for number in range(10))
+EXCHANGES: Final = ["broadcast", "scatter"]
+
+
+@dataclass
+class Attacker:
+    """An honest machine, with what it sends changed on the way out, and with what it says besides."""
+
+    machine: RoundMachine
+    identity: Identity
+    change: "Change"
+    react: "React"
+    heard: list[Message] = field(default_factory=list)
+    said: list[Message] = field(default_factory=list)
+
+    @property
+    def peer(self) -> PeerId:
+        return self.identity.peer_id
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        if isinstance(event, Received):
+            self.heard.append(event.message)
+        out: list[Effect] = []
+        try:
+            effects = self.machine.handle(event, now)
+        except RemoteProtocolError:  # of accomplices, it thinks nothing of it
+            effects = []
+        for effect in effects:
+            changed = list(self.change(self, effect)) if isinstance(effect, Send) else [effect]
+            self.said += [new.message for new in changed if isinstance(new, Send)]
+            out += changed
+        return out + list(self.react(self, event, now))
+
+    def sign(self, message: Message) -> Message:
+        """As its own."""
+        return signed(self.identity, replace(message, author=self.peer))
+
+
+Change = Callable[[Attacker, Send], Iterable[Send]]
+React = Callable[[Attacker, Event, float], Iterable[Effect]]
+Lie = Callable[[Attacker, Any, PeerId], Message | None]
+"""From a message and its receiver to what is sent instead, still to be signed; None: nothing."""
+
+
+def nothing(me: Attacker, event: Event, now: float) -> Iterable[Effect]:
+    return ()
+
+
+def unchanged(me: Attacker, send: Send) -> Iterable[Send]:
+    return (send,)
+
+
+def attacker(change: Change = unchanged, react: React = nothing) -> Wrap:
+    return lambda machine, identity: Attacker(machine, identity, change, react)
+
+
+def lying(kind: type[Message], lie: Lie) -> Change:
+    """Its own messages of this kind are others."""
+
+    def change(me: Attacker, send: Send) -> Iterable[Send]:
+        if not isinstance(send.message, kind) or send.message.author != me.peer:
+            return (send,)
+        told = lie(me, send.message, send.peer)
+        if told is None:
+            return ()
+        return (Send(send.peer, told if told.LABEL is None else me.sign(told)),)
+
+    return change
+
+
+def silent_about(*kinds: type[Message]) -> Change:
+    return lambda me, send: () if isinstance(send.message, kinds) else (send,)
+
+
+def both(kind: type[Message], lie: Lie) -> Change:
+    """The truth first, and then the lie as well."""
+    lies = lying(kind, lie)
+    return lambda me, send: (send, *(new for new in lies(me, send) if new is not send))
+
+
+def changes(*all_of_them: Change) -> Change:
+    """One after the other."""
+
+    def change(me: Attacker, send: Send) -> Iterable[Send]:
+        sends = [send]
+        for each in all_of_them:
+            sends = [new for old in sends for new in each(me, old)]
+        return sends
+
+    return change
+
+
+def cut_small(dim: int, members: int, element_bytes: int) -> Chunks:
+    """Two chunks for each, however short the vector is."""
+    return Chunks(dim, members, 2 * members)
+
+
+def rehearse(exchange: str, wrap: Mapping[int, Wrap], members: int = 6, **options: Any) -> Rehearsal:
+    """A round on bytes with these attackers in it; run it yourself, or let :func:`attacked` do it."""
+    cut = {"cut": cut_small} if exchange == "scatter" else {}
+    return Rehearsal(VALUES[:members], wrap=wrap, **{"codec": True, **cut, **options})
+
+
+def attacked(exchange: str, wrap: Mapping[int, Wrap], members: int = 6, **options: Any) -> Rehearsal:
+    """The same, run to its end and :func:`audited <audit>`."""
+    rehearsal = rehearse(exchange, wrap, members, **options).run()
+    audit(rehearsal, wrap)
+    return rehearsal
+
+
+def audit(rehearsal: Rehearsal, wrap: Collection[int], *, own_values: bool = True) -> None:
+    """What holds for the honest, whatever the others do. ``own_values`` False: attackers contribute what
+    they like, as long as it is one and the same for everybody.
+    """
+    group, dead = rehearsal.group, rehearsal.net.dead
+    bad = {group[number] for number in wrap}
+    honest = [peer for peer in group if peer not in bad]
+    for peer in honest:
+        assert peer in rehearsal.ended or peer in dead, "hangs"
+        assert rehearsal.ended_at.get(peer, 0.0) <= rehearsal.timing.round_seconds
+        assert rehearsal.contributed.count(peer) <= 1
+        assert len(rehearsal.masked_vectors(peer)) <= 1
+        for kind in (Survivors, Reveal, Held, Pledge):
+            assert len(set(written(rehearsal, peer, kind))) <= 1
+    ends = [rehearsal.completed[peer] for peer in honest if peer in rehearsal.completed]
+    assert len({(end.survivors, end.total.tobytes()) for end in ends}) <= 1
+    for end in ends:
+        assert len(end.survivors) >= end.thresholds.minimum_survivors
+        if own_values:
+            assert np.array_equal(end.total, rehearsal.oracle(end.survivors))
+    for witness, evidence in rehearsal.evidence:
+        assert witness in bad or evidence.peer in bad, f"{evidence.kind} against an honest member"
+    for finder, error in rehearsal.net.errors:
+        assert finder in bad or error.peer in bad, f"{error.reason} said of an honest member"
+    nothing_but_the_sum(rehearsal, bad)
+
+
+def nothing_but_the_sum(rehearsal: Rehearsal, bad: Set[PeerId]) -> None:
+    """Of no honest member both secrets can be put together, by anybody: the attackers have their shares of
+    both, and everybody's reveals. So each vector keeps its self-mask, or its masks with all honest survivors.
+    """
+    messages = [sent.message for sent in rehearsal.net.sent]
+    rosters = {roster_digest(m.readies): [r.author for r in m.readies] for m in messages if isinstance(m, Proposal)}
+    sets = {survivors_digest(m.roster, m.entries): dict(m.entries) for m in messages if isinstance(m, Survivors)}
+    holders: dict[tuple[bytes, PeerId, bool], set[PeerId]] = {}
+    for reveal in messages:
+        if isinstance(reveal, Reveal) and reveal.author not in bad:
+            for peer in rosters[reveal.roster]:
+                which = (reveal.roster, peer, peer in sets[reveal.survivors])
+                holders.setdefault(which, set(bad & set(rosters[reveal.roster]))).add(reveal.author)
+    for roster, peer, which in holders:
+        threshold = thresholds(len(rosters[roster]), rehearsal._colluders).threshold
+        other = holders.get((roster, peer, not which), set())
+        few = min(len(holders[roster, peer, which]), len(other))
+        assert peer in bad or few < threshold, "both secrets of an honest member"
+
+
+def written(rehearsal: Rehearsal, author: PeerId, kind: type[Message]) -> list[bytes]:
+    return [
+        sent.message.signed_bytes()
+        for sent in rehearsal.net.sent
+        if sent.message.author == author == sent.sender and isinstance(sent.message, kind)
+    ]
+
+
+def honest_of(rehearsal: Rehearsal, wrap: Collection[int]) -> list[PeerId]:
+    return [peer for number, peer in enumerate(rehearsal.group) if number not in wrap]
+
+
+def all_complete(rehearsal: Rehearsal, wrap: Collection[int], survivors: Iterable[int] | None = None) -> None:
+    """Every honest member has the sum; over these, if given."""
+    honest = honest_of(rehearsal, wrap)
+    reasons = Counter(skip.reason for skip in rehearsal.skipped.values())
+    assert set(honest) <= set(rehearsal.completed), f"skipped: {dict(reasons)}"
+    if survivors is not None:
+        chosen = tuple(rehearsal.group[number] for number in survivors)
+        assert rehearsal.completed[honest[0]].survivors == chosen
+
+
+def accusations(rehearsal: Rehearsal, wrap: Collection[int]) -> set[tuple[int, str]]:
+    """Which honest member holds evidence, and of what kind."""
+    return {
+        (rehearsal.group.index(witness), evidence.kind)
+        for witness, evidence in rehearsal.evidence
+        if rehearsal.group.index(witness) not in wrap
+    }
+
+
+def kept_bytes(thing: object) -> int:
+    """Bytes of all byte strings that can be reached from here, each counted once."""
+    seen: set[int] = set()
+    total, to_do = 0, [thing]
+    while to_do:
+        one = to_do.pop()
+        if id(one) in seen or isinstance(one, type):
+            continue
+        seen.add(id(one))
+        if isinstance(one, bytes):
+            total += len(one)
+        elif isinstance(one, Mapping):
+            to_do += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple | set | frozenset):
+            to_do += one
+        elif is_dataclass(one):
+            to_do += [getattr(one, each.name, None) for each in fields(one)]
+        elif hasattr(one, "__dict__"):
+            to_do += vars(one).values()
+    return total
+
+
+def machine_of(rehearsal: Rehearsal, number: int) -> RoundMachine:
+    machine: Machine = rehearsal.net.machines[rehearsal.group[number]]
+    assert isinstance(machine, RoundMachine)
+    return machine
