@@ -2,21 +2,22 @@
 
 For every owner o of chunks a random map R_o, over the ring, takes what is in all of its chunks to
 :data:`CHECKS` words. It is linear, so if the owner's sums are right, the words of the contributions add up to
-the words of the sums. If they are wrong, the words differ but with a probability of 2^-62.
+the words of the sums. If they are wrong, the words differ but with a probability of 3 * 2^-40.
 
-R_o is three random 0/1 matrices in a row: each chunk is laid out as rows of :data:`_WIDTH` elements, of which
-the first makes 64 x 256, the second, from the right, 64 x 64, and the third takes these 4,096 words to 64.
-A matrix or vector that is not zero, times a random 0/1 vector, is zero with probability at most 1/2 in any
-ring Z_2^b (fix all coins but that of one entry that is not zero); so each step loses an error with
-probability at most 2^-64, and the three at most 3 * 2^-64. The coins must be drawn after contributions and
-sums are fixed: the seed is a digest of all of them. An owner may try many wrong sums, one hash each, before
-it shows one; with 2^-62 for each that is out of reach within a phase.
+R_o is three random 0/1 matrices in a row: each chunk is laid out as rows of :data:`WIDTH` elements, of which
+the first makes 40 x 256, the second, from the right, 40 x 40, and the third takes these 1,600 words to 40.
+A matrix that is not zero, times a random 0/1 vector, is zero with probability at most 1/2 in any ring Z_2^b
+(fix all coins but one that meets a column that is not zero); 40 such vectors lose it with probability at most
+2^-40. So does each step. The coins must be drawn after contributions and sums are fixed: the seed is a digest
+of all of them.
 
-All products are of integers below 2^53 in float64, and therefore exact, in whatever order they are added: bit
-for bit the same everywhere. The first is nearly all the cost, 64 multiplications an element.
+All products are of integers whose sums stay below 2^53 in float64, and therefore exact, in whatever order
+they are added: bit for bit the same everywhere. The first is nearly all the cost, 40 multiplications an
+element; it goes block by block, through memory that is used again, because fresh pages would cost more.
 """
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -28,11 +29,25 @@ from p2pfl.crypto.randomness import Keystream
 
 Words = dict[int, NDArray[Any]]
 """By owner, what its chunks are taken to."""
-
-CHECKS: Final = 64
+CHECKS: Final = 40
 """Words per owner."""
-_WIDTH: Final = 256
-_EXACT_ROWS: Final = 1 << 20  # times 2^32 is below 2^53
+WIDTH: Final = 256
+"""Elements in a row."""
+BLOCK_ROWS: Final = 256
+"""Rows in a block: 2^8 * 2^32 is far below 2^53."""
+
+
+class _Scratch(threading.local):
+    """Of each thread, for one block and for the last step."""
+
+    def __init__(self) -> None:
+        self.rows = np.empty((BLOCK_ROWS, WIDTH))
+        self.coins = np.empty((CHECKS, BLOCK_ROWS))
+        self.product = np.empty((CHECKS, WIDTH))
+        self.last = np.empty((CHECKS, CHECKS * CHECKS))
+
+
+_SCRATCH: Final = _Scratch()
 
 
 def check_values(seed: bytes, chunks: Mapping[int, NDArray[Any]], owners: Sequence[int]) -> Words:
@@ -41,42 +56,50 @@ def check_values(seed: bytes, chunks: Mapping[int, NDArray[Any]], owners: Sequen
     ``chunks``: chunks of one vector by number, unsigned integers of 16, 32 or 64 bits; chunk c belongs to
     ``owners[c]``. Only owners of some of them appear. The words have the chunks' dtype.
     """
-    right, last = Keystream(_seed(seed, "right")), Keystream(_seed(seed, "last"))
-    narrow, final = _coins(right, CHECKS, _WIDTH), _coins(last, CHECKS, CHECKS * CHECKS)
+    dtype = next(iter(chunks.values())).dtype
     rows: dict[int, NDArray[np.uint64]] = {}
     for number, chunk in chunks.items():
-        owner = owners[number]
-        product = _by_rows(Keystream(_seed(seed, f"chunk {number}")), chunk)
-        rows[owner] = rows[owner] + product if owner in rows else product
-    dtype = next(iter(chunks.values())).dtype
+        total = rows.setdefault(owners[number], np.zeros((CHECKS, WIDTH), np.uint64))
+        _add_rows(total, Keystream(_seed(seed, f"chunk {number}")), chunk)
+    narrow = _coins(Keystream(_seed(seed, "right")), np.empty((CHECKS, WIDTH)))
+    last = _coins(Keystream(_seed(seed, "last")), _SCRATCH.last)
     words = {}
     for owner, product in rows.items():
         square = _times(narrow, product.astype(dtype).T)
-        words[owner] = _times(final, square.astype(dtype).reshape(-1, 1))[:, 0].astype(dtype)
+        words[owner] = _times(last, square.astype(dtype).reshape(-1, 1))[:, 0].astype(dtype)
     return words
+
+
+def _add_rows(total: NDArray[np.uint64], stream: Keystream, chunk: NDArray[Any]) -> None:
+    """Add to ``total`` (CHECKS, WIDTH) a fresh 0/1 matrix times the chunk, laid out as rows, modulo 2^64.
+
+    A last row that is not full ends in zeros. A last block that is not draws as many coins as the others.
+    """
+    size = BLOCK_ROWS * WIDTH
+    for start in range(0, len(chunk), size):
+        block = chunk[start : start + size]
+        coins = _coins(stream, _SCRATCH.coins)
+        for limb in range(max(1, block.itemsize // 4)):
+            words = block if block.itemsize < 8 else block.view(np.uint32)[limb::2]
+            rows, product = _SCRATCH.rows.reshape(-1), _SCRATCH.product
+            np.copyto(rows[: len(words)], words)
+            rows[len(words) :] = 0
+            np.matmul(coins, _SCRATCH.rows, out=product)
+            total += product.astype(np.uint64) << np.uint64(32 * limb)
 
 
 def _seed(seed: bytes, purpose: str) -> bytes:
     return hashlib.sha256(labels.CHECK_SEED + b"\0" + seed + purpose.encode()).digest()
 
 
-def _by_rows(stream: Keystream, chunk: NDArray[Any]) -> NDArray[np.uint64]:
-    """A fresh 0/1 matrix times the chunk, laid out as rows: uint64, shape (CHECKS, _WIDTH)."""
-    height = -(-len(chunk) // _WIDTH)
-    total = np.zeros((CHECKS, _WIDTH), np.uint64)
-    for top in range(0, height, _EXACT_ROWS):
-        part = chunk[top * _WIDTH : (top + _EXACT_ROWS) * _WIDTH]
-        lines = -(-len(part) // _WIDTH)
-        laid_out = np.zeros((lines, _WIDTH), chunk.dtype)
-        laid_out.reshape(-1)[: len(part)] = part
-        total += _times(_coins(stream, CHECKS, lines), laid_out)
-    return total
-
-
-def _coins(stream: Keystream, rows: int, columns: int) -> NDArray[np.float64]:
-    octets = np.empty((rows, -(-columns // 8)), np.uint8)
-    stream.fill(octets.reshape(-1))
-    return np.unpackbits(octets, axis=1, count=columns).astype(np.float64)
+def _coins(stream: Keystream, out: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``out`` filled with zeros and ones: row by row, the bits of the stream, of each byte the highest
+    first.
+    """
+    octets = np.empty(out.size // 8, np.uint8)
+    stream.fill(octets)
+    np.copyto(out, np.unpackbits(octets).reshape(out.shape))
+    return out
 
 
 def _times(coins: NDArray[np.float64], words: NDArray[Any]) -> NDArray[np.uint64]:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto import labels
@@ -517,12 +518,16 @@ def parts_digest(survivors: bytes, parts: Sequence[bytes]) -> bytes:
 
 def result_digest(survivors: bytes, total: NDArray[Any]) -> bytes:
     """What identifies a sum over the survivors with that digest."""
-    return digest(labels.RESULT_DIGEST, survivors + to_bytes(total))
+    return digest(labels.RESULT_DIGEST, survivors, _little_endian(total).data)
 
 
 def to_bytes(values: NDArray[Any]) -> bytes:
     """Ring elements as they cross the wire: little-endian."""
-    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    return _little_endian(values).tobytes()
+
+
+def _little_endian(values: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
 
 
 def _context(fields: Reader) -> Context:

@@ -199,7 +199,7 @@ class RoundMachine:
     def _take_computed(self, event: Computed, now: float) -> None:
         """What an attempt asked for; the answer may come after its end."""
         prefix = f"round/{self.round}/{self._attempt}/"
-        if self._sum is not None and not self._finished and event.key.startswith(prefix):
+        if self._sum is not None and not self._skipped and event.key.startswith(prefix):
             self._emit(self._sum.computed(event.key.removeprefix(prefix), event.value, now))
 
     def _lose(self, peer: PeerId) -> None:

@@ -229,7 +229,7 @@ class Scatter:
         if enough and seat.me in dict(entries) and self._is_smaller(entries, current):
             self._plans[seat.me] = plan = seat.broadcast(Plan(seat.me, *seat.context, entries, owners))
             self._begin_trial(plan, now)
-        elif now >= self._late:
+        elif current is None and self._covers(self._helds):
             self._failure = "too few members are left that hold each other's chunks"
 
     def _choose(self, current: Trial | None, now: float) -> tuple[Entries, tuple[PeerId, ...]]:
@@ -368,7 +368,9 @@ class Scatter:
         over = now >= (self._masked_until if current is None else current.until)
         most = seat.roster.thresholds.colluders
         left_out = [peer for peer in before if peer not in chosen and peer not in seat.lost]
-        return self._owners(chosen) == plan.owners and all(
+        # What a member says that it holds, it may say differently to each of us.
+        differently = set(plan.owners) ^ set(self._owners(chosen))
+        return len(differently) <= most and all(
             over or peer in culprits or self._lack(peer, chosen) > most for peer in left_out
         )
 

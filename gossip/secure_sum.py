@@ -68,6 +68,7 @@ from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.suite import Suite
 
 _TOTAL: Final = "total"
+_RESULT: Final = "result"
 
 
 class SecureSum:
@@ -161,7 +162,9 @@ class SecureSum:
     def computed(self, key: str, value: object, now: float) -> list[Effect]:
         """Take what the work that we asked for under ``key`` came to."""
         if key == _TOTAL:
-            self._conclude(*cast(tuple[NDArray[Any], bytes], value))
+            self._conclude(cast(NDArray[Any], value))
+        elif key == _RESULT:
+            self._show_result(cast(bytes, value))
         else:
             self._exchange.computed(key, value)
         return self._flush(now)
@@ -298,8 +301,8 @@ class SecureSum:
         elif self._exchange.complete(self._settled) and self._recover(chosen, reveals):
             self._adding = True
             unmasker = self._masking.unmasker([number[peer] for peer in chosen], self._recovered)
-            masked, mark = self._exchange.total(self._settled), self._settled_mark
-            self._seat.compute(_TOTAL, lambda: _unmasked(masked, unmasker, mark))
+            masked = self._exchange.total(self._settled)
+            self._seat.compute(_TOTAL, lambda: _unmasked(masked, unmasker))
 
     def _recover(self, chosen: Mapping[PeerId, bytes], reveals: Mapping[int, tuple[bytes, ...]]) -> bool:
         """Put together the secrets that are still missing; wrong shares are worth a new try only with new
@@ -317,9 +320,9 @@ class SecureSum:
                 self._recovered[owner] = secret
         return True
 
-    def _conclude(self, total: NDArray[Any], mark: bytes) -> None:
+    def _conclude(self, total: NDArray[Any]) -> None:
         assert self._settled is not None
-        roster, survivors = self.roster, tuple(dict(self._settled[0]))
+        roster, survivors, mark = self.roster, tuple(dict(self._settled[0])), self._settled_mark
         self.completed = True
         self._masking.forget()
         self._shares.clear()
@@ -327,8 +330,13 @@ class SecureSum:
         self._seat.emit(
             Completed(roster.round, roster.stage, total, survivors, roster.members, roster.thresholds)
         )
-        result = Result(self._me, *roster.context, self._settled_mark, mark)
-        self._results[self._me] = self._seat.broadcast(result, survivors)
+        self._seat.compute(_RESULT, lambda: result_digest(mark, total))
+
+    def _show_result(self, mark: bytes) -> None:
+        """Nobody waits for it: it only tells the others what we came to."""
+        assert self._settled is not None
+        result = Result(self._me, *self.roster.context, self._settled_mark, mark)
+        self._results[self._me] = self._seat.broadcast(result, dict(self._settled[0]))
         for other in self._results.values():
             self._compare(other)
 
@@ -345,10 +353,9 @@ class SecureSum:
         return sum(now < self._masked_until or peer not in self._seat.lost for peer in peers)
 
 
-def _unmasked(
-    masked: Callable[[], NDArray[Any]], unmasker: Masker, mark: bytes
-) -> tuple[NDArray[Any], bytes]:
-    """The sum over the survivors that ``mark`` names, and its digest."""
+def _unmasked(masked: Callable[[], NDArray[Any]], unmasker: Masker) -> NDArray[Any]:
+    """The sum, which nobody may change: its digest is taken while others read it."""
     total = masked()
     unmasker.apply(total)
-    return total, result_digest(mark, total)
+    total.flags.writeable = False
+    return total

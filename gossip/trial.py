@@ -91,9 +91,10 @@ class Trial:
         self._ask_from: dict[int, float] = {}
         self._adding: int | None = None
         self._checking = False
-        self._disputed: set[int] = set()  # owners whose words did not add up
-        self._judging: set[int] = set()  # and of whom we have everything
-        self._cleared: set[int] = set()  # and whose sums were right
+        self._disputed: int | None = None  # the owner whose words do not add up
+        self._judging = False
+        self._true: dict[tuple[PeerId, int], NDArray[Any]] = {}  # words, by contributor and owner, that we saw
+        self._liars: list[PeerId] = []  # contributors whose checks have others
         seat.timer(f"trial/{until}", until)
 
     # What arrives.
@@ -118,6 +119,8 @@ class Trial:
         if len(check.words) != words:
             raise RemoteProtocolError(check.author, "a check of the wrong length")
         self._seat.keep(self._checks, check)
+        if check.author in self._differing and check.parts == self._part_digests:
+            self._checks[check.author] = check  # of two, which are evidence, the one that we can use
 
     def computed(self, task: str, value: Any) -> None:
         """What one of our computations came to."""
@@ -153,9 +156,10 @@ class Trial:
             self._compare()
 
     def fetch_checks(self, signer: PeerId) -> None:
-        """Ask somebody who has signed this sum for the checks that we lack."""
+        """Ask somebody who has signed this sum for the checks that we lack, or have of other parts."""
+        differing = self._differing
         for peer in self.members:
-            if peer not in self._checks:
+            if peer not in self._checks or peer in differing:
                 self._ask(signer, Check.TAG, peer, 0, self.mark)
 
     def _fetch_parts(self, now: float) -> None:
@@ -187,11 +191,10 @@ class Trial:
     def blamed(self) -> set[PeerId]:
         """For whom we are waiting, or who spoiled it."""
         owners = {self._owner(chunk) for chunk in range(len(self._owners)) if chunk not in self._parts}
-        owners |= {self._seat.members[owner] for owner in self._disputed - self._cleared}
+        if self._disputed is not None:
+            owners.add(self._seat.members[self._disputed])
         if not owners:
-            digests = self._part_digests
-            owners = {peer for peer, check in self._checks.items() if check.parts != digests}
-            owners |= set(self.members) - set(self._checks)
+            owners = set(self._differing) | set(self.members) - set(self._checks)
         return (owners | self.culprits) - {self._seat.me}
 
     @property
@@ -234,62 +237,76 @@ class Trial:
 
     def _compare(self) -> None:
         """Everybody's words are here: do they add up?"""
-        digests = self._part_digests
-        for peer, check in self._checks.items():
-            for chunk, named in enumerate(check.parts):
-                if named != digests[chunk]:
+        differing = self._differing
+        for peer in differing:
+            for chunk, named in enumerate(self._checks[peer].parts):
+                if named != self._parts[chunk].digest:
                     self._ask(peer, Part.TAG, self._owner(chunk), chunk, self.mark)
-        if any(check.parts != digests for check in self._checks.values()):
+        if differing:
             return
-        unpacked = [self._unpacked(self._checks[peer]) for peer in self.members]
         for owner, words in self._sums.items():
-            added = np.add.reduce([each[owner] for each in unpacked], dtype=words.dtype)
-            if owner not in self._cleared and not np.array_equal(added, words):
+            each = [self._words_of(peer, owner) for peer in self.members]
+            if not np.array_equal(np.add.reduce(each, dtype=words.dtype), words):
                 self._dispute(owner)
-        self.verified = not (self._disputed - self._cleared or self.culprits)
+                return
+        self.verified = not self.culprits
 
     # Disputes.
 
     def _dispute(self, owner: int) -> None:
-        """Have the owner of chunks show what it added up, and look at all of it."""
-        if owner in self._judging:
+        """Have the owner of chunks show what it added up, and look at it: first at what came of those who have
+        lied about another's, as the chunks of all of it are as long as a vector.
+        """
+        if self._judging or self.culprits:
             return
-        self._disputed.add(owner)
+        self._disputed = owner
+        liars = [peer for peer in self._liars if (peer, owner) not in self._true]
+        suspects = liars or self.members
         chunks = [chunk for chunk in range(len(self._owners)) if self._owners[chunk] == owner]
-        lacking = [(of, chunk) for of in self.members for chunk in chunks if (of, chunk) not in self._held]
+        lacking = [(of, chunk) for of in suspects for chunk in chunks if (of, chunk) not in self._held]
         for of, chunk in lacking:
             self._ask_for_chunk(self._seat.members[owner], of, chunk)
         if lacking:
             return
-        self._judging.add(owner)
-        held = {of: {chunk: self._held[of, chunk].data for chunk in chunks} for of in self.members}
-        parts = {chunk: self._parts[chunk].data for chunk in chunks}
+        self._judging = True
+        held = {of: {chunk: self._held[of, chunk].data for chunk in chunks} for of in suspects}
+        parts = {} if liars else {chunk: self._parts[chunk].data for chunk in chunks}
         seed, dtype, owners = self._seed, self._seat.ring.dtype, self._owners
 
         def judge() -> tuple[list[int], dict[PeerId, NDArray[Any]]]:
-            sums = {chunk: to_bytes(add_up([held[of][chunk] for of in held], dtype)) for chunk in chunks}
+            sums = {chunk: to_bytes(add_up([held[of][chunk] for of in held], dtype)) for chunk in parts}
             true = {of: _words(seed, vector, owners, dtype)[owner] for of, vector in held.items()}
-            return [chunk for chunk in chunks if sums[chunk] != parts[chunk]], true
+            return [chunk for chunk in parts if sums[chunk] != parts[chunk]], true
 
         self._seat.compute(f"{self.mark.hex()}/judge-{owner}", judge)
 
     def _judge(self, owner: int, wrong: list[int], true: dict[PeerId, NDArray[Any]]) -> None:
         """Its sums are wrong in these chunks; and these are the words of the contributors."""
+        self._judging, self._disputed = False, None
         peer = self._seat.members[owner]
         if wrong:
             pledges = [self._pledges[of] for of in self.members]
             self._seat.accuse(peer, WRONG_SUM, self._parts[wrong[0]], *pledges)
             self.culprits.add(peer)
             return
-        self._cleared.add(owner)
-        for of in self.members:
-            if not np.array_equal(self._unpacked(self._checks[of])[owner], true[of]):
+        for of, words in true.items():
+            if not np.array_equal(self._words_of(of, owner), words):
                 self._seat.accuse(of, "a check of another vector", self._checks[of], self._pledges[of])
+                self._liars.append(of)
+            self._true[of, owner] = words
 
     # Small things.
 
     def _owner(self, chunk: int) -> PeerId:
         return self._seat.members[self._owners[chunk]]
+
+    @property
+    def _differing(self) -> list[PeerId]:
+        """Whose checks name other parts than we have, once we have them all."""
+        if len(self._parts) < len(self._owners):
+            return []
+        digests = self._part_digests
+        return [peer for peer, check in self._checks.items() if check.parts != digests]
 
     @property
     def _part_digests(self) -> tuple[bytes, ...]:
@@ -303,9 +320,10 @@ class Trial:
     def _packed(self, words: Words) -> bytes:
         return b"".join(to_bytes(words[owner]) for owner in sorted(words))
 
-    def _unpacked(self, check: Check) -> Words:
-        rows = np.frombuffer(check.words, self._seat.ring.dtype).reshape(-1, CHECKS)
-        return dict(zip(sorted(set(self._owners)), rows, strict=True))
+    def _words_of(self, peer: PeerId, owner: int) -> NDArray[Any]:
+        """Of its vector for that owner: as we saw it, or as its check says."""
+        rows = np.frombuffer(self._checks[peer].words, self._seat.ring.dtype).reshape(-1, CHECKS)
+        return self._true.get((peer, owner), rows[sorted(set(self._owners)).index(owner)])
 
     def _ask_for_chunk(self, peer: PeerId, of: PeerId, chunk: int) -> None:
         self.wanted.add((of, chunk))

@@ -20,7 +20,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Self, TypeVar
-
 from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id, verify
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.errors import RemoteProtocolError
@@ -159,10 +158,11 @@ class Message:
         return 0
 
 
-def digest(label: bytes, data: bytes) -> bytes:
-    """SHA-256 of ``label || 0x00 || data``."""
+def digest(label: bytes, *data: bytes | memoryview) -> bytes:
+    """SHA-256 of ``label || 0x00 || data``, where ``data`` may come in pieces; long ones are not copied."""
     hashed = hashlib.sha256(label + b"\0")
-    hashed.update(data)  # may be long, and is not copied
+    for piece in data:
+        hashed.update(piece)
     return hashed.digest()
 
 

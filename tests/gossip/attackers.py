@@ -41,6 +41,7 @@ class Attacker:
     identity: Identity
     change: "Change"
     react: "React"
+    twist: "Twist"
     heard: list[Message] = field(default_factory=list)
     said: list[Message] = field(default_factory=list)
 
@@ -53,7 +54,7 @@ class Attacker:
             self.heard.append(event.message)
         out: list[Effect] = []
         try:
-            effects = self.machine.handle(event, now)
+            effects = self.machine.handle(self.twist(self, event), now)
         except RemoteProtocolError:  # of accomplices, it thinks nothing of it
             effects = []
         for effect in effects:
@@ -66,9 +67,15 @@ class Attacker:
         """As its own."""
         return signed(self.identity, replace(message, author=self.peer))
 
+    def tell_all(self, *messages: Message) -> list[Effect]:
+        """To everybody in the tests, as they are."""
+        others = [peer for peer in GROUP if peer != self.peer]
+        return [Send(peer, message) for message in messages for peer in others]
+
 
 Change = Callable[[Attacker, Send], Iterable[Send]]
 React = Callable[[Attacker, Event, float], Iterable[Effect]]
+Twist = Callable[[Attacker, Event], Event]
 Lie = Callable[[Attacker, Any, PeerId], Message | None]
 """From a message and its receiver to what is sent instead, still to be signed; None: nothing."""
 
@@ -81,8 +88,13 @@ def unchanged(me: Attacker, send: Send) -> Iterable[Send]:
     return (send,)
 
 
-def attacker(change: Change = unchanged, react: React = nothing) -> Wrap:
-    return lambda machine, identity: Attacker(machine, identity, change, react)
+def believed(me: Attacker, event: Event) -> Event:
+    return event
+
+
+def attacker(change: Change = unchanged, react: React = nothing, twist: Twist = believed) -> Wrap:
+    """``change`` what it sends, ``react`` by saying more, ``twist`` what it hears and computes."""
+    return lambda machine, identity: Attacker(machine, identity, change, react, twist)
 
 
 def lying(kind: type[Message], lie: Lie) -> Change:
@@ -171,8 +183,12 @@ def nothing_but_the_sum(rehearsal: Rehearsal, bad: Set[PeerId]) -> None:
     both, and everybody's reveals. So each vector keeps its self-mask, or its masks with all honest survivors.
     """
     messages = [sent.message for sent in rehearsal.net.sent]
-    rosters = {roster_digest(m.readies): [r.author for r in m.readies] for m in messages if isinstance(m, Proposal)}
-    sets = {survivors_digest(m.roster, m.entries): dict(m.entries) for m in messages if isinstance(m, Survivors)}
+    rosters = {
+        roster_digest(m.readies): [r.author for r in m.readies] for m in messages if isinstance(m, Proposal)
+    }
+    sets = {
+        survivors_digest(m.roster, m.entries): dict(m.entries) for m in messages if isinstance(m, Survivors)
+    }
     holders: dict[tuple[bytes, PeerId, bool], set[PeerId]] = {}
     for reveal in messages:
         if isinstance(reveal, Reveal) and reveal.author not in bad:
