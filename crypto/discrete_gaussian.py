@@ -51,13 +51,40 @@ class DiscreteGaussian:
         The first call for a sigma builds its table, in 0.1 s and 3 MB at most; later ones share it. Raises
         :class:`ValueError` for a negative count.
         """
+        return Samples(self, count, random).take(count)
+
+
+class Samples:
+    """What :meth:`DiscreteGaussian.sample` would return at once, handed out in order, however it is cut.
+
+    It draws its seed when it is made. Raises :class:`ValueError` for a negative count.
+    """
+
+    def __init__(self, law: DiscreteGaussian, count: int, random: RandomBytes) -> None:
         if count < 0:
             raise ValueError(f"cannot draw {count} samples")
-        table, stream = _table(self.sigma), Keystream(random(SEED_BYTES))
-        samples = np.empty(count, np.int64)
-        for start in range(0, count, _BATCH):
-            table.fill(samples[start : start + _BATCH], stream)
-        return samples
+        self._table, self._stream = _table(law.sigma), Keystream(random(SEED_BYTES))
+        self._undrawn = count
+        self._drawn = np.empty(0, np.int64)
+
+    def take(self, count: int) -> NDArray[np.int64]:
+        """The next ``count``; raises :class:`ValueError` if there are not so many left."""
+        if not 0 <= count <= self._undrawn + len(self._drawn):
+            raise ValueError(f"cannot take {count} of {self._undrawn + len(self._drawn)} samples")
+        taken = np.empty(count, np.int64)
+        at = 0
+        while at < count:
+            if len(self._drawn) == 0:
+                self._draw()
+            part = self._drawn[: count - at]
+            taken[at : at + len(part)] = part
+            at, self._drawn = at + len(part), self._drawn[len(part) :]
+        return taken
+
+    def _draw(self) -> None:
+        self._drawn = np.empty(min(self._undrawn, _BATCH), np.int64)
+        self._undrawn -= len(self._drawn)
+        self._table.fill(self._drawn, self._stream)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

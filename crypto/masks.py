@@ -2,7 +2,7 @@
 
 Element i of the mask of a seed is the i-th little-endian word, of the ring's width, of its keystream. To
 whoever lacks the seed a masked vector cannot be told from a uniform one; whoever has it removes the mask
-exactly.
+exactly. A seed is expanded at one width only: masks of two widths are made of the same bytes.
 """
 
 import threading

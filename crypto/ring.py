@@ -145,7 +145,7 @@ class Encoder:
         limit, bits = self._encoding.limit, self._encoding.fraction_bits
         scratch = self._scratch[: len(block)]
         if self._clips:
-            self.saturated += int(np.count_nonzero(np.abs(block) > limit))
+            self.saturated += int(np.count_nonzero(np.abs(block, out=scratch) > limit))
             block = np.clip(block, -limit, limit, out=scratch)
         if self._encoding.ring != RING_64:
             np.copyto(out, self._rounded(block, bits, scratch), casting="unsafe")

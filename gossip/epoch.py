@@ -55,14 +55,16 @@ closed for ``gather_seconds``, however few they are. Nobody goes more than
 
 **Who learns what.** Members learn each other's ids, tickets, addresses, and when they are there. Nothing else
 is said here; secret are only the identity's key and, until each is revealed, the nonces derived from it.
-Presences of peers that are not members are refused: they enter no set and are passed on to nobody.
+Presences of peers that are not members are refused: they enter no set and are passed on to nobody. Nor do
+those of members that are excluded because they contradicted themselves (:mod:`p2pfl.gossip.evidence`): they
+are no neighbours any more, and on no roster that is closed from then on.
 
 What malicious members can do: delay an epoch by the waiting times above; split a roster by telling neighbours
 different things just before it closes, which costs rounds, not secrets; stay away, which redraws the groups
 once per colluder.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -73,6 +75,7 @@ from p2pfl.gossip.events import (
     Effect,
     EpochBegan,
     Event,
+    Evidence,
     PeerFound,
     PeerLost,
     Received,
@@ -80,6 +83,7 @@ from p2pfl.gossip.events import (
     TimerExpired,
     Waiting,
 )
+from p2pfl.gossip.evidence import Accusation
 from p2pfl.gossip.exchange import BEAT_SECONDS, HEARTBEAT_SECONDS, MAX_LEAP, TIMER_PREFIX, Exchange
 from p2pfl.gossip.neighbours import enough
 from p2pfl.gossip.presences import Author, PresenceSet
@@ -122,6 +126,7 @@ class EpochMachine:
         is_member: whether a connected peer is admitted, now.
         standing: what the author of a presence with this ticket is.
         epoch: where to begin.
+        accusations: who was excluded before a restart, and why.
 
     Its driver sets ``committed`` while it has handed out a contribution and must not be torn out of the
     epoch.
@@ -138,6 +143,7 @@ class EpochMachine:
         is_member: Callable[[PeerId], bool],
         standing: Callable[[PeerId, str], Standing],
         epoch: int,
+        accusations: Iterable[Accusation] = (),
     ) -> None:
         self.current: Epoch | None = None
         self.committed = False
@@ -146,7 +152,9 @@ class EpochMachine:
         self._expected, self._minimum, self._colluders = expected, minimum, colluders
         self._timing = timing
         self._out: list[Effect] = []
-        self._exchange = Exchange(author.federation, self._me, is_member, standing, epoch, self._emit)
+        self._exchange = Exchange(
+            author.federation, self._me, is_member, standing, epoch, self._emit, accusations
+        )
         self._exchange.round = epoch * timing.epoch_rounds
         self._neighbours = self._exchange.neighbours
         self._opens_at: float | None = None  # we gather from then on; None: we do, or we run
@@ -211,7 +219,18 @@ class EpochMachine:
         self._exchange.tell(now)
         return self._drain()
 
+    def accuse(self, found: Evidence, now: float) -> list[Effect]:
+        """A member broke the protocol in a round: exclude it if what it signed proves that to everybody."""
+        self._exchange.accuse(found, now)
+        self._advance(now)
+        return self._drain()
+
     # What the driver asks.
+
+    @property
+    def excluded(self) -> Set[PeerId]:
+        """Who contradicted itself, and takes part in nothing any more."""
+        return self._exchange.excluded.keys()
 
     @property
     def connected(self) -> tuple[PeerId, ...]:
@@ -356,7 +375,7 @@ class EpochMachine:
         busy = absent.busy and waited < self._timing.round_seconds
         if busy or (absent.silent and waited < self._timing.gather_seconds):
             return True
-        first = self._exchange.closed is None and not 0 < self._expected <= count
+        first = self._exchange.closed is None and not 0 < self._expected <= count + len(self.excluded)
         return first and now < self._started + self._timing.gather_seconds
 
     def _closed_elsewhere(self, now: float) -> PresenceSet | None:

@@ -45,7 +45,8 @@ class Presence(Message):
     to my nonce of the next one. ``previous`` is the digest of the previous epoch's roster as I know it, or
     :data:`NOTHING`. ``ticket`` is a ticket's text, empty for an author whom the manifest lists: so whoever
     has the manifest can tell a member from a stranger without ever having met it. An author signs one
-    presence per epoch; only the addresses may differ between two.
+    presence per epoch; only the addresses may differ between two, and after a restart all but nonce and
+    commitment, which must follow from the identity alone.
     """
 
     TAG: ClassVar[str] = "presence"
@@ -79,17 +80,6 @@ class Presence(Message):
     def substance(self) -> bytes:
         """What its author is bound to, as 32 bytes: everything but the addresses."""
         return digest(labels.PRESENCE, pack((self.author, *self._bound)))
-
-    def contradicts(self, other: "Presence") -> bool:
-        """Whether no honest author signs both: nonce and commitment of an epoch follow from the identity
-        alone.
-        """
-        same_place = (self.author, self.federation, self.epoch) == (
-            other.author,
-            other.federation,
-            other.epoch,
-        )
-        return same_place and (self.nonce, self.commitment) != (other.nonce, other.commitment)
 
 
 def _address(item: Reader) -> str:

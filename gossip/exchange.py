@@ -11,11 +11,19 @@ presence that nothing admits costs its bringer the connection, and reaches nobod
 that has expired by our clock may be good by our neighbour's; such a presence is ignored, and nobody is to
 blame. Nor is it held against a roster that others have closed: they took it in when it was good.
 
+**Excluded** is who contradicted itself (:mod:`p2pfl.gossip.evidence`). Whoever learns of it shows the proof
+to all its neighbours, once to each, to those who connect later, and again to who brings a presence of the
+accused. So it reaches everybody, and with it the same gathered sets: the accused leaves them. Rosters closed
+before stay as they are, and are taken over with the accused in them; it is just not there any more. As others
+show us proofs of no more than a member each, none twice, and proofs of nothing cost the connection, nobody
+can fill the memory with them.
+
 This holds the sets; when they are opened and closed is for :mod:`p2pfl.gossip.epoch` to say.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from p2pfl.crypto.identity import PeerId
@@ -30,6 +38,7 @@ from p2pfl.gossip.epoch_messages import (
 )
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
 from p2pfl.gossip.events import Connect, Effect, Evidence, Send, SetTimer
+from p2pfl.gossip.evidence import Accusation, contradiction
 from p2pfl.gossip.neighbours import Neighbours
 from p2pfl.gossip.presences import Added, PresenceSet
 from p2pfl.gossip.tickets import Standing
@@ -55,7 +64,8 @@ class Exchange:
 
     ``is_member`` says whether a connected peer is admitted, now; ``standing`` what the author of a presence
     with this ticket is. Effects go to ``emit``. ``present`` and ``round`` are told to the neighbours;
-    ``lacking`` is the digest of an earlier roster that is to be fetched.
+    ``lacking`` is the digest of an earlier roster that is to be fetched. ``accusations`` are those that were
+    known before a restart.
     """
 
     def __init__(
@@ -66,8 +76,10 @@ class Exchange:
         standing: Callable[[PeerId, str], Standing],
         epoch: int,
         emit: Callable[[Effect], None],
+        accusations: Iterable[Accusation] = (),
     ) -> None:
-        self.neighbours = Neighbours(is_member)
+        self.excluded = {accusation.accused: accusation for accusation in accusations}
+        self.neighbours = Neighbours(self._admits)
         self.gathering = PresenceSet(federation, epoch)
         self.closed: PresenceSet | None = None
         self.present = False
@@ -79,7 +91,8 @@ class Exchange:
         self._offers: dict[bytes, PresenceSet] = {}
         self._ahead: dict[PeerId, Presence] = {}
         self._located: dict[PeerId, tuple[tuple[str, ...], float]] = {}
-        self._answered: dict[PeerId, dict[bytes, float]] = {}  # when each of them was sent which set
+        # When each of them was last sent which set, by digest, or which accusation, by accused.
+        self._answered: dict[PeerId, dict[bytes | PeerId, float]] = {}
         self._told_at = 0.0
         self._tell_due = False
         self._turn = 0
@@ -118,11 +131,50 @@ class Exchange:
         """Epochs after the one gathered for, one for each member whose presence says that it is there."""
         return [presence.epoch for presence in self._ahead.values()]
 
+    # Exclusion.
+
+    def accuse(self, found: Evidence, now: float) -> None:
+        """Somebody broke the protocol: exclude it if what it signed proves that to everybody."""
+        proof, ticket = contradiction(found.messages), self._ticket_of(found.peer)
+        if proof is None or self._standing(found.peer, ticket) is Standing.STRANGER:
+            self._emit(found)
+        else:
+            self._exclude(self._me, Accusation(self._me, ticket, proof), now)
+
+    def _hear_accusation(self, peer: PeerId, shown: Accusation, now: float) -> None:
+        if self._standing(shown.accused, shown.ticket) is Standing.STRANGER:
+            raise RemoteProtocolError(peer, f"an accusation of {shown.accused}, whom nothing admits")
+        self._exclude(peer, replace(shown, author=self._me), now)
+
+    def _exclude(self, source: PeerId, accusation: Accusation, now: float) -> None:
+        accused = accusation.accused
+        if accused in self.excluded or len(self.excluded) >= MAX_ROSTER:
+            return
+        for peer in self.neighbours.peers:  # the accused, too: its operator may know nothing of it
+            if peer != source:
+                self._send(peer, accusation)
+        self.excluded[accused] = accusation
+        self.neighbours.lost(accused)
+        self.gathering.drop(accused)
+        self._ahead.pop(accused, None)
+        self._tell_soon(now)
+        self._emit(Evidence(accused, accusation.kind, (accusation,)))
+
+    def _admits(self, peer: PeerId) -> bool:
+        return peer not in self.excluded and self._is_member(peer)
+
+    def _ticket_of(self, peer: PeerId) -> str:
+        """What it showed last; empty if it is in none of our sets."""
+        sets = (self.gathering, *reversed(self._archive.values()), *self._offers.values())
+        return next((held.held(peer)[0].ticket for held in sets if held.held(peer)), "")
+
     # Messages.
 
     def greet(self, peer: PeerId) -> None:
         """There is a connection to ``peer`` now."""
         if self.neighbours.found(peer):
+            for accusation in self.excluded.values():
+                self._send(peer, accusation)
             self._send(peer, self._sync())
             if self.present:
                 for presence in self.gathering.held(self._me):
@@ -134,9 +186,9 @@ class Exchange:
 
     def receive(self, peer: PeerId, message: object, now: float) -> None:
         """Take a message of these; raises RemoteProtocolError for what no honest member would send."""
-        if not isinstance(message, EpochMessage):
+        if not isinstance(message, EpochMessage | Accusation):
             raise LocalProtocolError(f"no message of an epoch: {type(message).__name__}")
-        if not self._is_member(peer):
+        if not self._admits(peer):
             raise RemoteProtocolError(peer, "not a member of this federation")
         if peer not in self.neighbours:
             return  # the connection has ended since
@@ -149,6 +201,8 @@ class Exchange:
                 self._answer(peer, message, now)
             case Presences():
                 self._collect(peer, message, now)
+            case Accusation():
+                self._hear_accusation(peer, message, now)
 
     def _judged(self, peer: PeerId, presence: Presence) -> Standing:
         """What the author of a presence that ``peer`` brought is; raises unless it is or was a member."""
@@ -163,6 +217,10 @@ class Exchange:
 
     def _take(self, peer: PeerId, presence: Presence, standing: Standing, now: float) -> None:
         author, leap = presence.author, presence.epoch - self.gathering.epoch
+        if author in self.excluded:
+            if leap >= 0 and self._may_answer(peer, author, now):
+                self._send(peer, self.excluded[author])
+            return
         if standing is not Standing.MEMBER:
             return
         self._locate(presence, now)
@@ -174,18 +232,22 @@ class Exchange:
                 self._ahead[author] = presence
 
     def _add(self, peer: PeerId, presence: Presence, now: float) -> None:
-        added = self.gathering.add(presence)
-        if added in (Added.KNOWN, Added.REFUSED):
+        author = presence.author
+        added = Added.REFUSED if author in self.excluded else self.gathering.add(presence)
+        both = self.gathering.held(author)
+        if added is Added.SECOND and contradiction(both) is not None:
+            self.accuse(Evidence(author, "two presences for one epoch", both), now)
+        if added in (Added.KNOWN, Added.REFUSED) or author in self.excluded:
             return
         for other in self.neighbours.peers:
-            if other not in (peer, presence.author):
+            if other not in (peer, author):
                 self._send(other, presence)
+        self._tell_soon(now)
+
+    def _tell_soon(self, now: float) -> None:
         if not self._tell_due:
             self._tell_due = True
             self._emit(SetTimer(TIMER_PREFIX + "tell", now + TELL_SECONDS))
-        both = self.gathering.held(presence.author)
-        if added is Added.SECOND and presence.author != self._me and both[0].contradicts(both[1]):
-            self._emit(Evidence(presence.author, "two presences for one epoch", both))
 
     def _locate(self, presence: Presence, now: float) -> None:
         """Let the driver know where the author is if that is news; at most once a while for each author, and
@@ -212,10 +274,14 @@ class Exchange:
         epochs = [self.gathering] if self.closed is None else [self.gathering, self.closed]
         by_epoch = next((held for held in epochs if held.epoch == wanted.epoch), None)
         found = self._archive.get(wanted.digest, by_epoch)
-        recent = {d: at for d, at in self._answered.get(peer, {}).items() if now < at + BEAT_SECONDS / 2}
-        if found is not None and found.digest not in recent:
-            self._answered[peer] = {**recent, found.digest: now}
+        if found is not None and self._may_answer(peer, found.digest, now):
             self._send(peer, Presences(self._me, found.all()))
+
+    def _may_answer(self, peer: PeerId, what: bytes | PeerId, now: float) -> bool:
+        """Whether ``peer`` was not sent the same a moment ago; it is now."""
+        sent = {w: at for w, at in self._answered.get(peer, {}).items() if now < at + BEAT_SECONDS / 2}
+        self._answered[peer] = {**sent, what: sent.get(what, now)}
+        return what not in sent
 
     def _collect(self, peer: PeerId, answer: Presences, now: float) -> None:
         epochs = {presence.epoch for presence in answer.presences}
@@ -280,5 +346,5 @@ class Exchange:
             before = closed.digest
         return Sync(self._me, gathering.epoch, gathering.digest, self.present, before, self.round)
 
-    def _send(self, peer: PeerId, message: EpochMessage) -> None:
+    def _send(self, peer: PeerId, message: EpochMessage | Accusation) -> None:
         self._emit(Send(peer, message))

@@ -23,9 +23,10 @@ from typing import Literal
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId, parse_peer_id
+from p2pfl.crypto.ring import RING_16, Ring, largest_fraction_bits
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.messages import MAX_MEMBERS as LARGEST_GROUP
-from p2pfl.gossip.records import FieldError, plain, read_record, shown, suggest
+from p2pfl.gossip.records import FieldError, added, plain, read_record, shown, suggest
 from p2pfl.gossip.thresholds import Thresholds, thresholds
 from p2pfl.topologies.graphs import FAMILIES
 
@@ -37,9 +38,12 @@ MAX_LEVELS = 256
 MAX_TEXT = 128
 MAX_LAYERS = 8
 MAX_WIDTH = 8192
-MAX_PARAMETERS = 25_000_000  # 100 MB in the ring
+MAX_PARAMETERS = 25_000_000  # 100 MB in a ring of 32 bits
 MAX_ROUNDS = 1_000_000
 MAX_MAGNITUDE = 1e12  # of any declared number: far beyond use, and its square is still finite
+PARAMETER_LIMIT = 64.0
+MAX_PARAMETER_LIMIT = 1e9
+LEAST_FRACTION_BITS = 8  # in 16 bits: inputs are standardised, so a useful parameter is about 1
 _DAY = 86_400.0
 
 
@@ -195,7 +199,8 @@ class TrainingSpec:
 
     ``sampling_rate`` q: every record of every member enters a step with this probability, independently
     (Poisson sampling). ``expected_batch`` b: the public constant that a step's summed gradients are divided
-    by, in records per member and step. ``local_steps``: steps between two averages.
+    by, in records per member and step. ``local_steps``: steps between two averages. ``ring_bits``: width of a
+    parameter in a sum. ``parameter_limit``: parameters beyond it are cut when they are summed, and counted.
     """
 
     rounds: int
@@ -203,6 +208,8 @@ class TrainingSpec:
     sampling_rate: float
     expected_batch: float
     local_steps: int = 1
+    ring_bits: Literal[16, 32, 64] = added(32)
+    parameter_limit: float = added(PARAMETER_LIMIT)
 
     def __post_init__(self) -> None:
         _require_range(self.rounds, "training.rounds", 1, MAX_ROUNDS)
@@ -210,6 +217,12 @@ class TrainingSpec:
         _require_range(self.sampling_rate, "training.sampling_rate", 0, 1, above=True)
         _require_range(self.expected_batch, "training.expected_batch", 0, MAX_MAGNITUDE, above=True)
         _require_range(self.local_steps, "training.local_steps", 1, 100_000)
+        _require_range(self.parameter_limit, "training.parameter_limit", 0, MAX_PARAMETER_LIMIT, above=True)
+
+    @property
+    def ring(self) -> Ring:
+        """Of the sums of parameters."""
+        return Ring(self.ring_bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +384,7 @@ class Manifest:
             "model.hidden",
             f"{parameters} parameters, at most {MAX_PARAMETERS} are allowed",
         )
+        _require_grid(self.training, 2 * self.groups.size - 1)
 
     @property
     def digest(self) -> bytes:
@@ -381,6 +395,21 @@ class Manifest:
     def federation_id(self) -> str:
         """:attr:`digest` in hexadecimal."""
         return self.digest.hex()
+
+
+def _require_grid(training: TrainingSpec, members: int) -> None:
+    """Sums of ``members`` models must fit into the ring, on a grid that is fine enough to learn on."""
+    ring, limit = training.ring, training.parameter_limit
+    try:
+        bits = largest_fraction_bits(members, limit, ring)
+    except ValueError as error:
+        raise ManifestError("training.parameter_limit", f"{error}; take ring_bits = 64, or less") from None
+    most = math.ldexp(1.0, largest_fraction_bits(members, 1.0, ring) - LEAST_FRACTION_BITS)
+    few = (
+        f"16 are too few: {members} parameters up to {limit:g} can only be summed in steps of"
+        f" {math.ldexp(1.0, -bits):g}; take 32, or a parameter_limit of at most"
+    )
+    _require(ring != RING_16 or bits >= LEAST_FRACTION_BITS, "training.ring_bits", f"{few} {most:g}")
 
 
 def _require_peer(text: str, field: str) -> None:

@@ -19,11 +19,15 @@ on, since one round back everybody still answers. A node without a group in a ro
 connected, follows :func:`enough <p2pfl.gossip.neighbours.enough>` of the neighbours in the epoch. If the
 group stays away, or has another roster, while a newcomer waits for the next epoch, the epoch ends early.
 
+**Excluded.** Who contradicted itself (:mod:`p2pfl.gossip.evidence`) is lost to every round from the moment
+we learn of it: what comes over its connection is refused, and a group that it leaves too small ends the epoch
+early after ``round_seconds``. Its vectors that others counted before are still taken from them.
+
 **Who learns what** is said in :mod:`p2pfl.gossip.epoch` and :mod:`p2pfl.gossip.round`; nothing is added here.
 Nobody outside our group reaches a round machine, and neither do messages of rounds long gone or far ahead.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,6 +56,7 @@ from p2pfl.gossip.events import (
     TimerExpired,
     Waiting,
 )
+from p2pfl.gossip.evidence import Accusation
 from p2pfl.gossip.exchange import TIMER_PREFIX
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.gossip.messages import ROUND_MESSAGES, Message, Proposal, Ready, RoundMessage
@@ -61,7 +66,11 @@ from p2pfl.gossip.tickets import Standing
 from p2pfl.topologies.graphs import FAMILIES
 from p2pfl.topologies.schedule import Groups, ScheduleError, groups
 
-MESSAGES: Final = {**ROUND_MESSAGES, **EPOCH_MESSAGES}
+MESSAGES: Final[Mapping[str, type[Message]]] = {
+    **ROUND_MESSAGES,
+    **EPOCH_MESSAGES,
+    Accusation.TAG: Accusation,
+}
 """Every message a node takes, by its tag: what a driver decodes with."""
 MAX_AHEAD: Final = 4
 """Rounds ahead of ours whose forming is remembered; of each member the last ready and the last proposal."""
@@ -103,6 +112,8 @@ class Participant:
             :func:`p2pfl.gossip.tickets.standing`.
         next_round: the first round that we may take part in. It must come after every round for which a
             contribution was ever handed out, before a restart too: one masked vector per member and round.
+        accusations: who was excluded before a restart, and why: the one message of every Evidence that had
+            an :class:`~p2pfl.gossip.evidence.Accusation`.
 
     A driver calls :meth:`start` once and then :meth:`handle` for every event. It answers Begin with Prepared
     and Contribute with Contribution when it can; an answer for a round that is over by then is ignored.
@@ -119,6 +130,7 @@ class Participant:
         standing: Callable[[PeerId, str], Standing],
         ticket: str = "",
         next_round: int = 0,
+        accusations: Iterable[Accusation] = (),
     ) -> None:
         self._identity, self._me, self._random = identity, identity.peer_id, random
         self._spec, self._timing, self._federation = manifest.groups, manifest.timing, manifest.digest
@@ -131,7 +143,9 @@ class Participant:
             is_member=is_member,
             standing=standing,
             epoch=next_round // manifest.timing.epoch_rounds,
+            accusations=accusations,
         )
+        self._excluded = set(self._epochs.excluded)  # as far as the rounds know
         self._noiseless = manifest.privacy.mode == "none"
         self._epoch: Epoch | None = None
         self._groups: Callable[[int], Groups] = lambda number: ()
@@ -158,9 +172,13 @@ class Participant:
             LocalProtocolError: the driver did.
         """
         match event:
+            case Received(peer) if peer in self._excluded:
+                raise RemoteProtocolError(peer, "excluded: it signed two messages that contradict each other")
+            case PeerFound(peer) if peer in self._excluded:
+                pass
             case Received(_, message) if isinstance(message, RoundMessage):
                 self._receive(event, message, now)
-            case Received(_, message) if isinstance(message, EpochMessage):
+            case Received(_, message) if isinstance(message, EpochMessage | Accusation):
                 self._out += self._epochs.handle(event, now)
             case TimerExpired(key) if key.startswith(TIMER_PREFIX):
                 self._out += self._epochs.handle(event, now)
@@ -227,6 +245,9 @@ class Participant:
             outcome = isinstance(effect, Contribute | Completed | Skipped)
             if outcome and to is not self._current:
                 continue  # we gave that round up
+            if isinstance(effect, Evidence):
+                self._out += self._epochs.accuse(effect, now)
+                continue
             self._out.append(effect)
             if isinstance(effect, Contribute):
                 to.asked = self._epochs.committed = True
@@ -247,7 +268,11 @@ class Participant:
 
     def _step(self, now: float) -> bool:
         """Take one step if it is time; whether it was."""
-        if self._epochs.current is not self._epoch:
+        if excluded := self._epochs.excluded - self._excluded:
+            self._excluded |= excluded
+            for peer in excluded:
+                self._drive(PeerLost(peer), now)
+        elif self._epochs.current is not self._epoch:
             self._enter(self._epochs.current)
         elif self._epoch is None:
             return False
@@ -360,7 +385,9 @@ class Participant:
             return over
         least, drawn = self._spec.minimum, len(self._group)
         self._say(f"{here} of the {drawn} members of our group are here, at least {least} are needed")
-        if self._epochs.newcomers and now >= since + self._timing.gather_seconds:
+        newcomers = self._epochs.newcomers and now >= since + self._timing.gather_seconds
+        never = self._excluded & set(self._group) and now >= since + self._timing.round_seconds
+        if newcomers or never:
             self._leave(now)
             return True
         return False

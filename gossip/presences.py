@@ -2,8 +2,9 @@
 
 Two nodes that hold the same presences, whatever the order they came in, have the same digest. An author who
 signed two different presences for one epoch belongs to no roster: once both are known to a node it hands on
-both, so the others come to the same verdict. (Formally, a join-semilattice: per author nothing < one presence
-< two of them.)
+both, so the others come to the same verdict. While a set is gathered, an author that is excluded
+(:mod:`p2pfl.gossip.evidence`) leaves it for good, and that, too, every node learns. (Formally, a
+join-semilattice: per author nothing < one presence < two of them < excluded.)
 
 **Beacon.** It decides who meets whom, so nobody may choose it. In epoch e − 1 every member commits to its
 nonce of epoch e, and the roster of e − 1 closes before anybody reveals. The beacon of e hashes the
@@ -65,6 +66,11 @@ class PresenceSet:
         self._presences[presence.author] = [*held, presence]
         self._digest = None
         return Added.SECOND if held else Added.NEW
+
+    def drop(self, author: PeerId) -> None:
+        """Leave ``author`` out, as if it had signed nothing; it must not be added again."""
+        if self._presences.pop(author, None) is not None:
+            self._digest = None
 
     @property
     def digest(self) -> bytes:

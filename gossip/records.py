@@ -1,13 +1,18 @@
 """Typed records out of plain tables: one strict reader for what people write (TOML) and what travels
 (canonical msgpack).
 
-A record is a frozen dataclass whose fields are ``str``, ``int``, ``float``, ``Literal`` of strings, a
-homogeneous tuple of those, or another record. Nothing is coerced silently, unknown and missing fields are
-refused, and every refusal names its field by path (``training.rounds``, ``task.columns[3].low``).
+A record is a frozen dataclass whose fields are ``str``, ``int``, ``float``, ``Literal`` of strings or of
+whole numbers, a homogeneous tuple of those, or another record. Nothing is coerced silently, unknown and
+missing fields are refused, and every refusal names its field by path (``training.rounds``,
+``task.columns[3].low``).
+
+A field that was :func:`added` to a format is left out of what travels when it has its default:
+what was written before the field existed keeps its bytes, and its meaning.
 """
 
 import dataclasses
 import difflib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NewType, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -15,6 +20,11 @@ from typing import Any, Literal, NewType, NoReturn, TypeVar, get_args, get_origi
 Record = TypeVar("Record")
 _SHOWN = 60
 _HINTS: dict[type, Mapping[str, Any]] = {}
+
+
+def added(default: Any) -> Any:
+    """A field with ``default`` that a format gained when it was in use already."""
+    return dataclasses.field(default=default, metadata={"added": True})
 
 
 class FieldError(ValueError):
@@ -44,9 +54,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def read_record(record: type[Record], table: object, path: str, *, floats_are_text: bool) -> Record:
     """Build ``record`` from ``table``, a mapping of field names.
 
-    ``floats_are_text``: floats must be their exact ``repr`` and every field must be there (canonical form);
-    otherwise floats are numbers and a field with a default may be left out (TOML). Raises FieldError; also
-    whatever the record's own checks raise.
+    ``floats_are_text``: floats must be their exact ``repr`` and every field must be there, but for those that
+    were added (canonical form); otherwise floats are numbers and a field with a default may be left out
+    (TOML). Raises FieldError; also whatever the record's own checks raise.
     """
     if not isinstance(table, Mapping):
         raise FieldError(path, f"must be a table, not {shown(table)}")
@@ -59,7 +69,7 @@ def read_record(record: type[Record], table: object, path: str, *, floats_are_te
     for name, field in fields.items():
         if name in table:
             values[name] = _read(hints[name], table[name], _join(path, name), floats_are_text)
-        elif floats_are_text or field.default is dataclasses.MISSING:
+        elif (floats_are_text and not _is_added(field)) or field.default is dataclasses.MISSING:
             raise FieldError(_join(path, name), "missing")
     return record(**values)
 
@@ -67,7 +77,16 @@ def read_record(record: type[Record], table: object, path: str, *, floats_are_te
 def plain(record: object) -> dict[str, object]:
     """The inverse of ``read_record(…, floats_are_text=True)``: mappings, lists, str and int only."""
     hints = _hints(type(record))
-    return {name: _plain(hint, getattr(record, name)) for name, hint in hints.items()}
+    written = {}
+    for field in dataclasses.fields(record):  # type: ignore[arg-type]  # any dataclass
+        value = getattr(record, field.name)
+        if not (_is_added(field) and value == field.default):
+            written[field.name] = _plain(hints[field.name], value)
+    return written
+
+
+def _is_added(field: "dataclasses.Field[Any]") -> bool:
+    return bool(field.metadata.get("added"))
 
 
 def _hints(record: type) -> Mapping[str, Any]:
@@ -100,8 +119,8 @@ def _read(hint: Any, raw: object, path: str, floats_are_text: bool) -> object:
         return tuple(_read(element, item, f"{path}[{i}]", floats_are_text) for i, item in enumerate(raw))
     if get_origin(hint) is Literal:
         choices = get_args(hint)
-        if raw not in choices:
-            _refuse(path, "one of " + ", ".join(f'"{choice}"' for choice in choices), raw)
+        if type(raw) is not type(choices[0]) or raw not in choices:
+            _refuse(path, "one of " + ", ".join(json.dumps(choice) for choice in choices), raw)
         return raw
     if hint is float:
         return _read_float(raw, path, floats_are_text)

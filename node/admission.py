@@ -8,6 +8,8 @@ verifies; everybody else gets a reason in plain words.
 A newcomer knows the federation's id but not yet its manifest, and so not its members: until
 :meth:`FederationAdmission.adopt` it lets in, provisionally, whoever names the same federation. It holds
 nothing of the federation then that anyone could be after.
+
+Who contradicted itself (:mod:`p2pfl.gossip.evidence`) is refused, whatever admitted it before.
 """
 
 import logging
@@ -38,6 +40,10 @@ log = logging.getLogger(__name__)
 VERSION = 1
 MAX_GREETING_BYTES = MAX_TEXT + 256
 _MOST_VERSIONS = 16
+_EXCLUDED = (
+    "you are excluded from this federation: your key signed two messages that contradict each other"
+    " (p2pfl status shows which)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,7 @@ class FederationAdmission:
         self._manifest: Manifest | None = None
         self._tickets: dict[PeerId, Ticket | None] = {}
         self._skews: dict[PeerId, float] = {}
+        self._excluded: set[PeerId] = set()
         if manifest is not None:
             self.adopt(manifest)
 
@@ -147,6 +154,8 @@ class FederationAdmission:
         if heard.federation != self._federation:
             yours, ours = heard.federation.hex()[:12], self._federation.hex()[:12]
             return f"you are in federation {yours}…, this node is in {ours}…"
+        if peer in self._excluded:
+            return _EXCLUDED
         try:
             ticket = parse_ticket_untrusted(heard.ticket) if heard.ticket else None
             self._require_admissible(peer, ticket)
@@ -225,8 +234,22 @@ class FederationAdmission:
             what = f"{self._ticket_file}: this ticket cannot be used: {error}"
             raise TicketProblem(what, self._remedy()) from None
 
+    def exclude(self, peer: PeerId) -> str:
+        """Let ``peer`` in no more, and forget what it said of itself. Returns the reason."""
+        self._excluded.add(peer)
+        self._tickets.pop(peer, None)
+        self._skews.pop(peer, None)
+        return _EXCLUDED
+
+    @property
+    def excluded(self) -> frozenset[PeerId]:
+        """Everybody that :meth:`exclude` named."""
+        return frozenset(self._excluded)
+
     def is_member(self, peer: PeerId) -> bool:
         """Whether ``peer``, which is connected, is listed, or was let in and its ticket is still good."""
+        if peer in self._excluded:
+            return False
         if self._manifest is not None and peer in self._manifest.members:
             return True
         ticket = self._tickets.get(peer)

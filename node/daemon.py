@@ -113,7 +113,9 @@ class Node:
             {"manifest": self._answer_manifest, "summary": self._answer_summary, "state": self._answer_state},
         )
         self._transport.limit_messages(longest(MessageLimits(max_dim=0), MESSAGES))
-        self._dialler = Dialler(identity.peer_id, self._transport.connect, lambda: self._transport.connected)
+        for exclusion in self._store.exclusions():
+            self._admission.exclude(exclusion.accusation.accused)
+        self._dialler = Dialler(identity.peer_id, self._transport.connect, self._not_to_be_called)
 
     async def run(self) -> None:
         """Serve until a signal, or with ``until_done`` until the programme is over."""
@@ -166,6 +168,7 @@ class Node:
             self._thread,
             self._ask,
             lambda: self._transport.connected,
+            self._exclude,
         )
         participant = Participant(
             identity=self._identity,
@@ -176,6 +179,7 @@ class Node:
             standing=self._admission.standing,
             ticket=self._admission.shown_ticket,
             next_round=learner.next_round,
+            accusations=[exclusion.accusation for exclusion in self._store.exclusions()],
         )
         shell = Shell(participant, self._transport.send, self._on_connect, self._on_blame, rounds)
         if learner.done:
@@ -262,6 +266,13 @@ class Node:
 
     def _on_blame(self, peer: PeerId, reason: str) -> None:
         self._nursery.start_soon(self._transport.disconnect, peer, reason)
+
+    def _exclude(self, peer: PeerId) -> None:
+        self._on_blame(peer, self._admission.exclude(peer))
+
+    def _not_to_be_called(self) -> frozenset[PeerId]:
+        """Who is here, and who would be turned away."""
+        return self._transport.connected | self._admission.excluded
 
     async def _notice_the_end(self, rounds: Rounds, finished: trio.Event) -> None:
         """A node that comes back after the last round finds nobody to form a group with."""

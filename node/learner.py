@@ -9,7 +9,7 @@ agree without a word:
     evaluation   after the last training round, until one completed (EVALUATION_TRIES rounds at most)
 
 It is synchronous and slow (torch, SQLite): the daemon calls it on a thread of its own. Nothing it returns
-leaves the node before :meth:`contribute` has written the ledger.
+leaves the node before :meth:`Learner.contribute` has written the ledger.
 """
 
 import logging
@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto.randomness import RandomBytes
-from p2pfl.crypto.ring import decode, encode
+from p2pfl.crypto.ring import decode
 from p2pfl.gossip.errors import LocalProtocolError
 from p2pfl.gossip.events import Completed, Prepared, Skipped
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.gossip.messages import Limits
 from p2pfl.gossip.thresholds import Thresholds
-from p2pfl.node.privacy import Budget, StagePlan, noise, stage_plan
+from p2pfl.node.contribution import LazyContribution
+from p2pfl.node.privacy import Budget, StagePlan, stage_plan
 from p2pfl.node.released import Released
 from p2pfl.node.store import RoundOutcome, Store
 from p2pfl.node.training.trainer import Evaluation, Trainer
@@ -78,7 +79,7 @@ class Learner:
         self._budget = budget
         self._random = random
         self._pending: _Pending | None = None
-        self._saturated = 0
+        self._contributed: LazyContribution | None = None
         self.population = 1
         self.released = store.released()
         self.recent: tuple[Released, ...] = () if self.released is None else (self.released,)
@@ -158,7 +159,8 @@ class Learner:
 
     def _decodable(self, stage: str, values: NDArray[np.float64]) -> bool:
         """Whether a sum of ``stage`` can be as large, in either direction."""
-        most = math.ldexp(1.0, 31 - self._plan(stage).encoding.fraction_bits)
+        encoding = self._plan(stage).encoding
+        most = math.ldexp(1.0, encoding.ring.bits - 1 - encoding.fraction_bits)
         return bool(np.abs(values).max() <= most)
 
     def adopt(self, released: Released) -> None:
@@ -213,21 +215,23 @@ class Learner:
         known = "statistics" if stage == "mixing" else stage
         return stage_plan(self._manifest, known, self._trainer.dimension(known))
 
-    def contribute(self, round: int, thresholds: Thresholds) -> NDArray[np.uint32]:
-        """Encode and noise the pending vector, charge the ledger, and only then hand it out."""
+    def contribute(self, round: int, thresholds: Thresholds) -> LazyContribution:
+        """Charge the ledger for the pending vector, and only then hand it out, to be encoded and noised as it
+        is taken.
+        """
         pending = self._pending
         if pending is None or pending.round != round:
             raise LocalProtocolError(f"round {round} asks for a contribution that was not prepared")
         self._pending = None
         plan = self._plan(pending.stage)
-        encoded, self._saturated = encode(pending.values, plan.encoding, self._random)
-        if pending.stage != "mixing":
-            encoded += noise(plan, thresholds, self._random).astype(np.uint32)
+        group = None if pending.stage == "mixing" else thresholds
+        contribution = LazyContribution(pending.values, plan, group, self._random)
         mechanism = plan.mechanism(thresholds) if pending.charged and plan.charged else None
         self._store.charge(round, mechanism)
         if mechanism is not None:
             self._budget.spend(mechanism)
-        return encoded
+        self._contributed = contribution
+        return contribution
 
     # -- after the sum
     def completed(self, effect: Completed) -> None:
@@ -251,8 +255,9 @@ class Learner:
             mean = self._trainer.mean(total, members)
             self._release(replace(self.released, round=effect.round, parameters=mean))
         group = (effect.members, effect.survivors)
-        self._record(
-            RoundOutcome(effect.round, effect.stage, *group, "", True, self._saturated, evaluation=sums)
+        cut = self._count_cut(effect.round)
+        self._store.record_round(
+            RoundOutcome(effect.round, effect.stage, *group, "", True, cut, evaluation=sums)
         )
 
     def _release(self, released: Released) -> None:
@@ -263,12 +268,24 @@ class Learner:
     def skipped(self, effect: Skipped) -> None:
         """A skipped round leaves the model as it is; what was charged stays charged."""
         self._pending = None
-        how = (effect.reason, effect.sent_masked, self._saturated)
-        self._record(RoundOutcome(effect.round, effect.stage, (), (), *how))
+        how = (effect.reason, effect.sent_masked, self._count_cut(effect.round))
+        self._store.record_round(RoundOutcome(effect.round, effect.stage, (), (), *how))
 
-    def _record(self, outcome: RoundOutcome) -> None:
-        self._store.record_round(outcome)
-        self._saturated = 0
+    def _count_cut(self, round: int) -> int:
+        """How many values of what we contributed to ``round``, which is over, were beyond the limit."""
+        contribution, self._contributed = self._contributed, None
+        if contribution is None or contribution.saturated == 0:
+            return 0
+        log.warning(
+            "round %d: %d of our %d parameters were beyond %g and were cut, so the average lacks part of what"
+            " this node learnt; if it goes on, found a federation with a larger training.parameter_limit or a"
+            " lower training.learning_rate",
+            round,
+            contribution.saturated,
+            len(contribution),
+            self._manifest.training.parameter_limit,
+        )
+        return contribution.saturated
 
     def own_evaluation(self) -> Evaluation | None:
         """This node's accuracy on its own test records: printed here, never sent."""

@@ -18,6 +18,11 @@ on the records, and the hockey-stick divergence of a mixture is at most the mixt
 bound for every fixed coin is a bound for the random ones. This is the first bound of Kairouz, Liu, Steinke
 (2021, section 4); at the grids chosen below it adds a few percent.
 
+Arithmetic is not quite real: a scaled value is taken to 2^-16 of a step before its coin is added, which moves
+it by 2^-17 at most, and the value itself is a float64. Where noise covers the sum, the grid has 2^34 steps
+within the limit at most, so that rounding to float64 moves a value by at most 2^-20 of a step; there is room
+for eight such errors in each of two neighbours within 1 + 2^-15, which stands for the 1 above.
+
 Shares of noise. A sum is opened only over at least u = minimum survivors, of whom at most c collude. u - c
 honest shares of standard deviation sigma / sqrt(u - c) make up sigma (Truex et al. 2019). More survivors only
 add noise.
@@ -31,11 +36,11 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pfl.crypto.discrete_gaussian import LARGEST_SIGMA, DiscreteGaussian
+from p2pfl.crypto.discrete_gaussian import LARGEST_SIGMA, DiscreteGaussian, Samples
 from p2pfl.crypto.randomness import RandomBytes
-from p2pfl.crypto.ring import Encoding, largest_fraction_bits
+from p2pfl.crypto.ring import RING_16, RING_32, Encoding, largest_fraction_bits
 from p2pfl.gossip.errors import LocalProtocolError
-from p2pfl.gossip.manifest import Manifest, PrivacySpec
+from p2pfl.gossip.manifest import GroupSpec, Manifest, PrivacySpec
 from p2pfl.gossip.thresholds import Thresholds, thresholds
 from p2pfl.node.accountant import Mechanism, Spent, Subject, calibrate, epsilon, releases_within
 from p2pfl.node.errors import PrivacyError
@@ -50,6 +55,7 @@ __all__ = [
     "calibrated",
     "dimension",
     "noise",
+    "noise_source",
     "poisson_sample",
     "stage_plan",
     "step_noise",
@@ -58,10 +64,6 @@ __all__ = [
 MAX_RECORDS: Final = 1 << 20
 """Records of one node's table at most: no entry of its statistics or evaluation vector is larger, so none is
 cut by the encoding.
-"""
-PARAMETER_LIMIT: Final = 64.0
-"""A model parameter beyond this is cut by the encoding, and counted. Inputs are standardised, so a useful one
-is far below.
 """
 LOSS_CAP: Final = 1.0
 """Nats. A test record adds at most this to the sum of losses, which bounds what its presence shows."""
@@ -75,8 +77,14 @@ Theorem 1).
 """
 _ROUNDING: Final = 1 + 2.0**-15
 """Grid steps that rounding moves a coordinate by at most, beyond the move of its value: one, and a little
-because the encoding's coins have 16 bits and the sums before it are float64.
+because the encoding's coins have 16 bits and the values before it are float64.
 """
+_RESOLVED: Final = 2.0**34
+"""Grid steps within the limit of a noised stage at most: beyond, float64 is too coarse for _ROUNDING. Only
+64-bit rings go so far.
+"""
+_HEADROOM: Final = 8.0
+"""Standard deviations of a sum's noise that fit between its largest value and where it wraps."""
 
 Mode = Literal["distributed", "local", "none"]
 STAGES: Final = ("statistics", "training", "evaluation")
@@ -155,7 +163,7 @@ def stage_plan(manifest: Manifest, stage: str, dimension: int) -> StagePlan:
     for another stage.
     """
     privacy, training, groups = manifest.privacy, manifest.training, manifest.groups
-    limit, rate, releases = float(MAX_RECORDS), 1.0, 1
+    limit, ring, rate, releases = float(MAX_RECORDS), RING_32, 1.0, 1
     match stage:
         case "statistics":
             # A record adds (1, u_1…u_m, u_1² - ½…u_m² - ½) with u in [-1, 1], and u² + (u² - ½)² <= 1 + ¼.
@@ -163,7 +171,7 @@ def stage_plan(manifest: Manifest, stage: str, dimension: int) -> StagePlan:
             sensitivity = math.sqrt(1 + 1.25 * _numeric_columns(manifest))
         case "training":
             # A step is x - (lr / b) Σ clip(gradient, C).
-            multiplier, limit = privacy.noise_multiplier, PARAMETER_LIMIT
+            multiplier, limit, ring = privacy.noise_multiplier, training.parameter_limit, training.ring
             sensitivity = training.learning_rate / training.expected_batch * privacy.clip_norm
             rate, releases = training.sampling_rate, training.local_steps
         case "evaluation":
@@ -172,16 +180,27 @@ def stage_plan(manifest: Manifest, stage: str, dimension: int) -> StagePlan:
             sensitivity = math.sqrt(2 + LOSS_CAP**2)
         case _:
             raise LocalProtocolError(f"no stage {stage!r}")
-    bits = largest_fraction_bits(2 * groups.size - 1, limit)
+    encoding = Encoding(largest_fraction_bits(2 * groups.size - 1, limit, ring), limit, ring)
+    plan = StagePlan(stage, privacy.mode, dimension, encoding, sensitivity, multiplier, rate, releases)
+    return _covered(plan, groups) if _noised_in_the_sum(privacy.mode, stage) else plan
+
+
+def _covered(plan: StagePlan, groups: GroupSpec) -> StagePlan:
+    """``plan``, whose grid is the finest that the ring has, on one that suits its noise."""
     smallest, largest = (thresholds(k, groups.colluders) for k in (groups.minimum, 2 * groups.size - 1))
-    if _noised_in_the_sum(privacy.mode, stage):
-        bits = _fraction_bits(
-            bits, multiplier * _share(privacy.mode, smallest), sensitivity, dimension, stage
-        )
-        sigma = _grid_sigma(multiplier, sensitivity, bits, dimension)
-        _require_noise(sigma * _share(privacy.mode, largest), stage)
-    encoding = Encoding(bits, limit)
-    return StagePlan(stage, privacy.mode, dimension, encoding, sensitivity, multiplier, rate, releases)
+    ring, limit, finest = plan.encoding.ring, plan.encoding.limit, plan.encoding.fraction_bits
+    while math.ldexp(limit, finest) > _RESOLVED:
+        finest -= 1
+    multiplier, sensitivity = plan.noise_multiplier * _share(plan.mode, smallest), plan.sensitivity
+    room = math.ldexp(1.0, ring.bits - 2) / (_HEADROOM * math.sqrt(largest.members))
+    rounding = _grid_sigma(multiplier, 0.0, 0, plan.dimension)
+    if ring == RING_16 and rounding > min(multiplier * math.ldexp(sensitivity, finest), room / 2):
+        what = f"to cover the rounding of {plan.dimension} parameters takes more noise than to cover a record"
+        raise PrivacyError(f"training.ring_bits: 16 are too few: {what}", "take 32, in the manifest")
+    bits = _fraction_bits(finest, multiplier, sensitivity, plan.dimension, plan.stage, room)
+    plan = replace(plan, encoding=Encoding(bits, limit, ring))
+    _require_noise(plan.sigma(largest), plan.stage)
+    return plan
 
 
 def noise(plan: StagePlan, group: Thresholds, random: RandomBytes) -> NDArray[np.int64]:
@@ -190,10 +209,14 @@ def noise(plan: StagePlan, group: Thresholds, random: RandomBytes) -> NDArray[np
     A share of the noise in mode distributed; all of it in mode local, except to training, where every step
     has been noised; zeros in mode none.
     """
+    source = noise_source(plan, group, random)
+    return np.zeros(plan.dimension, np.int64) if source is None else source.take(plan.dimension)
+
+
+def noise_source(plan: StagePlan, group: Thresholds, random: RandomBytes) -> Samples | None:
+    """Where :func:`noise` comes from, to be taken piece by piece; None if it is all zeros."""
     sigma = plan.sigma(group)
-    if sigma == 0:
-        return np.zeros(plan.dimension, np.int64)
-    return DiscreteGaussian(sigma).sample(plan.dimension, random)
+    return None if sigma == 0 else Samples(DiscreteGaussian(sigma), plan.dimension, random)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,14 +334,16 @@ def _grid_sigma(multiplier: float, sensitivity: float, bits: int, dimension: int
     return multiplier * (math.ldexp(sensitivity, bits) + _ROUNDING * math.sqrt(dimension))
 
 
-def _fraction_bits(finest: int, multiplier: float, sensitivity: float, dimension: int, stage: str) -> int:
-    """The finest grid, not beyond ``finest``, on which the noise is at most GRID_SIGMA steps.
+def _fraction_bits(
+    finest: int, multiplier: float, sensitivity: float, dimension: int, stage: str, room: float = math.inf
+) -> int:
+    """The finest grid, not beyond ``finest``, on which the noise is at most GRID_SIGMA steps, and ``room``.
 
     On that grid rounding would make up most of a very large model's noise. Then the grid is finer, up to
     LARGEST_SIGMA, until rounding adds an eighth.
     """
     rounding = _grid_sigma(multiplier, 0.0, 0, dimension)
-    most = min(max(GRID_SIGMA, 9 * rounding), LARGEST_SIGMA)
+    most = min(max(GRID_SIGMA, 9 * rounding), LARGEST_SIGMA, room)
     for bits in range(finest, -1, -1):
         if _grid_sigma(multiplier, sensitivity, bits, dimension) <= most:
             return bits
@@ -332,5 +357,6 @@ def _require_noise(sigma: float, stage: str) -> None:
     if sigma < LEAST_SIGMA:
         what = f"the noise of {stage} is too fine for the ring, {sigma:.2g} grid steps, not {LEAST_SIGMA:g}"
         raise PrivacyError(
-            what, "make learning_rate / expected_batch larger, or epsilon smaller, in the manifest"
+            what,
+            "make learning_rate / expected_batch or ring_bits larger, or epsilon smaller, in the manifest",
         )

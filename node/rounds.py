@@ -6,13 +6,13 @@ gradient.
 
 import logging
 import math
+import time
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import trio
 
 from p2pfl.crypto.identity import PeerId
-from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.events import (
     Begin,
     Completed,
@@ -24,19 +24,20 @@ from p2pfl.gossip.events import (
     Skipped,
     Waiting,
 )
+from p2pfl.gossip.evidence import Accusation, without_payload
 from p2pfl.gossip.manifest import Manifest
-from p2pfl.gossip.wire import Message
 from p2pfl.node.accountant import epsilon, ladder
 from p2pfl.node.catch_up import Ask, Summary, agreed_state, ask_summaries
 from p2pfl.node.learner import Learner
 from p2pfl.node.released import MOST_ROUNDS, Released
 from p2pfl.node.status import Status
-from p2pfl.node.store import Store
+from p2pfl.node.store import Exclusion, Store
 from p2pfl.node.training.trainer import Evaluation
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_NEW_IDENTITY = "find out who else has the key, and make a new identity (docs/own-servers.md)"
 
 
 class OneThread:
@@ -84,15 +85,11 @@ def _finite(epsilon: float) -> float | None:
     return epsilon if math.isfinite(epsilon) else None
 
 
-def attested(message: Message) -> bytes:
-    """What ``message`` proves against its author: its wire form without the payload, which no signature
-    covers but by the digest in the body.
-    """
-    return pack((message.TAG, message.signed_bytes(), message.signature, b""))
-
-
 class Rounds:
-    """Carries out what the machine asks for; implements :class:`p2pfl.node.shell.Work`."""
+    """Carries out what the machine asks for; implements :class:`p2pfl.node.shell.Work`.
+
+    ``exclude`` is called for whoever turns out to have contradicted itself, once that is on disk.
+    """
 
     def __init__(
         self,
@@ -103,6 +100,7 @@ class Rounds:
         thread: OneThread,
         ask: Ask,
         connected: Callable[[], Collection[PeerId]],
+        exclude: Callable[[PeerId], None],
     ) -> None:
         self._manifest = manifest
         self._learner = learner
@@ -111,6 +109,7 @@ class Rounds:
         self._thread = thread
         self._ask = ask
         self._connected = connected
+        self._exclude = exclude
         self._agreeing = max(2, manifest.groups.colluders + 1)
         self.done = False
 
@@ -170,7 +169,7 @@ class Rounds:
         return self._learner.trained or alike >= self._agreeing
 
     async def contribute(self, effect: Contribute) -> Contribution:
-        values = await self._thread(lambda: self._learner.contribute(effect.round, effect.thresholds))
+        values = await self._thread(lambda: self._learner.contribute(effect.round, effect.thresholds)[:])
         # Out of date from now on, and slow to compute: shown again when the programme is over.
         self._status.epsilon = self._status.epsilon_rdp = None
         self._status.ladder = []
@@ -199,9 +198,22 @@ class Rounds:
         await self._write_status()
 
     async def evidence(self, effect: Evidence) -> None:
-        log.error("peer %s broke the protocol (%s); what it signed is kept", effect.peer, effect.kind)
-        messages = [attested(message) for message in effect.messages]
-        await self._thread(lambda: self._store.keep_evidence(effect.peer, effect.kind, messages))
+        match effect.messages:
+            case (Accusation() as accusation,):
+                await self._accused(accusation)
+            case messages:
+                log.error("peer %s broke the protocol (%s); what it signed is kept", effect.peer, effect.kind)
+                wires = [without_payload(message) for message in messages]
+                await self._thread(lambda: self._store.keep_evidence(effect.peer, effect.kind, wires))
+
+    async def _accused(self, accusation: Accusation) -> None:
+        accused, exclusion = accusation.accused, Exclusion(int(time.time()), accusation)
+        await self._thread(lambda: self._store.exclude(exclusion))
+        self._exclude(accused)
+        if accused == self._status.peer:
+            log.error("this node is excluded: its key signed %s; %s", accusation.kind, _NEW_IDENTITY)
+        else:
+            log.error("peer %s is excluded: it signed %s", accused, accusation.kind)
 
     def epoch_began(self, effect: EpochBegan) -> None:
         self._learner.population = len(effect.roster)

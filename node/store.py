@@ -1,5 +1,8 @@
 """What a node keeps on disk: the journal, the released model, the peers it has met, evidence.
 
+Who is excluded stands in the journal, with the proof: it decides who takes part in every epoch to come. What
+else peers did stands in a table of its own, which is for people.
+
 One SQLite file (:mod:`p2pfl.node.database`) and safetensors checkpoints written by atomic rename. A SIGKILL
 at any instruction loses nothing committed: the privacy ledger is written before anything leaves the node, so
 a crash can only overstate epsilon.
@@ -26,7 +29,9 @@ from safetensors.numpy import save as save_tensors
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id
 from p2pfl.gossip.canonical import pack, unpack_untrusted
+from p2pfl.gossip.evidence import Accusation
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, decode_manifest_untrusted, digest_of
+from p2pfl.gossip.wire import Limits, decode_relayed, encode
 from p2pfl.node.accountant import Mechanism
 from p2pfl.node.atomic_file import write_atomically
 from p2pfl.node.database import JOURNAL_REMEDY, Database, explained
@@ -42,6 +47,7 @@ EVIDENCE_BYTES = 1 << 16
 """Of one piece of evidence: two proposals of the largest group, without payloads, are half of it."""
 _MAX_ROW = 1 << 20
 _KEPT_MODELS = 2
+_LATEST = 1 << 37  # seconds since 1970; calendars go no further
 
 _SCHEMA = {
     "meta": "(key TEXT PRIMARY KEY, value BLOB NOT NULL)",
@@ -72,6 +78,14 @@ class RoundOutcome:
     @property
     def completed(self) -> bool:
         return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Who is excluded, and why; this node has known since ``since``, in seconds since 1970."""
+
+    since: int
+    accusation: Accusation
 
 
 class Store:
@@ -226,6 +240,14 @@ class Store:
         found = [outcome.evaluation for outcome in self.rounds() if outcome.evaluation is not None]
         return found[-1] if found else None
 
+    def exclude(self, exclusion: Exclusion) -> None:
+        """Write down that somebody takes part no more, with the proof of what it did."""
+        self._journal.append("exclusion", pack([exclusion.since, encode(exclusion.accusation)]))
+
+    def exclusions(self) -> list[Exclusion]:
+        """Everybody excluded, oldest first."""
+        return self._entries("exclusion", _exclusion)
+
     # -- released model
     def save_released(self, released: Released) -> None:
         """Keep ``released`` as the current model: checkpoint first, then the row that points to it."""
@@ -337,6 +359,15 @@ def _contribution(raw: bytes) -> tuple[int, Mechanism | None]:
         case [int(round), dict(mechanism)]:
             return round, Mechanism.from_canonical(mechanism)
     raise ValueError("not a contribution")
+
+
+def _exclusion(raw: bytes) -> Exclusion:
+    match _fields(raw):
+        case [int(since), bytes(wire)] if 0 <= since < _LATEST:
+            accusation = decode_relayed(wire, Limits(0), {Accusation.TAG: Accusation})
+            assert isinstance(accusation, Accusation)
+            return Exclusion(since, accusation)
+    raise ValueError("not an exclusion")
 
 
 def _outcome(raw: bytes) -> RoundOutcome:

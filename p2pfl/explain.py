@@ -21,7 +21,8 @@ def explain(manifest: Manifest, stream: TextIO) -> Iterator[str]:
     steps = "one step" if training.local_steps == 1 else f"{training.local_steps} steps"
     yield (
         f"training: {training.rounds} rounds of {steps} each, every record in a step with probability"
-        f" {training.sampling_rate:g}, learning rate {training.learning_rate:g}"
+        f" {training.sampling_rate:g}, learning rate {training.learning_rate:g}; parameters up to"
+        f" {training.parameter_limit:g} summed in {training.ring_bits} bits"
     )
     yield f"groups: {_groups(manifest.groups)}"
     yield f"robustness: {robustness(manifest.groups)}"

@@ -18,10 +18,10 @@ from p2pfl.crypto.agreement import OneTimeKey, agree, derive, seal
 from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id, public_key_of
 from p2pfl.crypto.masks import add_mask
 from p2pfl.crypto.ring import Encoding, decode, largest_fraction_bits
-from p2pfl.gossip import epoch, epoch_messages, exchange, messages, wire
+from p2pfl.gossip import epoch, epoch_messages, evidence, exchange, messages, wire
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.epoch_messages import commitment_to
-from p2pfl.gossip.manifest import Manifest, ModelSpec, canonical_bytes, from_toml
+from p2pfl.gossip.manifest import PARAMETER_LIMIT, Manifest, ModelSpec, canonical_bytes, from_toml
 from p2pfl.gossip.messages import Masked, Ready, result_digest, roster_digest, survivors_digest
 from p2pfl.gossip.participant import MAX_AHEAD, MESSAGES
 from p2pfl.gossip.presences import Author, PresenceSet
@@ -391,6 +391,7 @@ def constants() -> dict[str, float | str]:
         "characters of a stage": messages.MAX_STAGE_CHARACTERS,
         "bytes of a share field": messages.MAX_SHARE_BYTES,
         "bytes of a sealed bundle": messages.MAX_SEALED_BYTES,
+        "bytes of an accusing message": evidence.MAX_STATEMENT_BYTES,
         "bytes of a body": wire.Limits(0).max_body_bytes,
         "authors of an epoch": epoch_messages.MAX_ROSTER,
         "addresses of a presence": epoch_messages.MAX_ADDRESSES,
@@ -414,7 +415,7 @@ def constants() -> dict[str, float | str]:
         "requests at a time": limits.requests,
         "bytes of a request": limits.max_request,
         "records of a table": privacy.MAX_RECORDS,
-        "limit of a parameter": privacy.PARAMETER_LIMIT,
+        "limit of a parameter": PARAMETER_LIMIT,
         "cap of a loss": privacy.LOSS_CAP,
         "finest noise": privacy.GRID_SIGMA,
         "coarsest noise": privacy.LEAST_SIGMA,
@@ -429,6 +430,23 @@ def test_a_constant_is_what_the_code_says(name: str) -> None:
     value = constants()[name]
     shown = found[1].strip(" `").replace(" ", "")
     assert (shown if isinstance(value, str) else float(shown)) == value
+
+
+def test_the_table_of_contradictions() -> None:
+    section = PAGE.partition("### Exclusion")[2].partition("\n### ")[0]
+    found = {}
+    for tags, place, bound in re.findall(
+        r"^\| (`[a-z`, ]+) \| (`[a-z_`, ]+) \| (.+) \|$", section, re.MULTILINE
+    ):
+        for tag in re.findall(r"`(\w+)`", tags):
+            found[tag] = (re.findall(r"`(\w+)`", place), re.findall(r"`(\w+)`", bound))
+    expected = {}
+    for tag, kind in evidence._KINDS.items():
+        names = [field.name for field in dataclasses.fields(kind.message)]
+        names = [name for name in names if name not in ("author", "signature")]
+        whole = kind.bound == slice(kind.place.stop, None)
+        expected[tag] = (names[kind.place], [] if whole else names[kind.bound])
+    assert found == expected
 
 
 def test_the_threshold_table() -> None:

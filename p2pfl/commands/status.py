@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``p2pfl status``."""
     parser.description = (
         "Say whether the node runs, which round it is in, what it has spent of its privacy budget, where its"
-        " model is, and whose signed messages it keeps because they contradict each other. Reads the state"
-        " directory only; the node may be running meanwhile."
+        " model is, who is excluded because its signed messages contradict each other, and what else was done"
+        " against the protocol. Reads the state directory only; the node may be running meanwhile."
     )
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the node's TOML")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -41,17 +42,24 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """``said``: what the node last wrote about itself. ``evidence``: (peer, what it did, messages kept)."""
+    """``said``: what the node last wrote about itself. ``evidence``: (peer, what it did, messages kept).
+    ``excluded``: (peer, what it did, since when: a date and time in UTC). ``saturated``: how many of this
+    node's values were beyond the encoding's limit, in each round in which any were.
+    """
 
     name: str
     federation: str
     running: bool
     said: "Status"
     evidence: Sequence[tuple[str, str, int]]
+    excluded: Sequence[tuple[str, str, str]]
+    saturated: Sequence[int]
 
     def as_dict(self) -> dict[str, object]:
         kept = [{"peer": peer, "kind": kind, "messages": count} for peer, kind, count in self.evidence]
-        return {**asdict(self.said), "running": self.running, "evidence": kept}
+        out = [{"peer": peer, "kind": kind, "since": since} for peer, kind, since in self.excluded]
+        cut = {"saturated_values": sum(self.saturated), "saturated_rounds": len(self.saturated)}
+        return {**asdict(self.said), "running": self.running, "evidence": kept, "excluded": out, **cut}
 
     def lines(self) -> Iterator[str]:
         said = self.said
@@ -67,6 +75,14 @@ class _Report:
         )
         yield f"epsilon: {self._epsilon()}"
         yield f"model: {said.model or 'none yet'}"
+        if self.saturated:
+            yield alarm(
+                f"saturated: {sum(self.saturated)} values of this node in {len(self.saturated)} rounds were"
+                " beyond training.parameter_limit and were cut"
+            )
+        for peer, kind, since in self.excluded:
+            who = f"{peer} (this node)" if peer == said.peer else peer
+            yield alarm(f"excluded: {who}: it signed {kind}, known since {since}")
         if not self.evidence:
             yield "evidence: none"
         for peer, kind, count in self.evidence:
@@ -87,5 +103,14 @@ def _look(state: "State") -> _Report:
 
     found = read_status(state.config.state)
     kept = [(str(peer), kind, len(messages)) for peer, kind, messages in state.store.evidence()]
-    manifest = state.manifest
-    return _Report(manifest.name, manifest.federation_id, is_locked(state.config.state), found, kept)
+    excluded = [
+        (str(exclusion.accusation.accused), exclusion.accusation.kind, _moment(exclusion.since))
+        for exclusion in state.store.exclusions()
+    ]
+    saturated = [outcome.saturated for outcome in state.store.rounds() if outcome.saturated]
+    name, federation = state.manifest.name, state.manifest.federation_id
+    return _Report(name, federation, is_locked(state.config.state), found, kept, excluded, saturated)
+
+
+def _moment(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

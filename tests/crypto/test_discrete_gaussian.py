@@ -15,6 +15,7 @@ from p2pfl.crypto.discrete_gaussian import (
     LARGEST_SIGMA,
     SMALLEST_SIGMA,
     DiscreteGaussian,
+    Samples,
     _search,
     _table,
     _thresholds,
@@ -243,3 +244,21 @@ def test_other_sigmas_are_refused(sigma: float) -> None:
 def test_negative_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="-1 samples"):
         DiscreteGaussian(1.0).sample(-1, seeded_random(b"x"))
+
+
+@pytest.mark.parametrize("count", [0, 5, (1 << 16) - 1, 1 << 16, 200_001])
+@pytest.mark.parametrize("part", [1 << 14, 1 << 16, 70_001])
+def test_samples_do_not_depend_on_where_they_are_cut(count: int, part: int) -> None:
+    law = DiscreteGaussian(1000.0)
+    whole, source = law.sample(count, seeded_random(b"cut")), Samples(law, count, seeded_random(b"cut"))
+    parts = [source.take(min(part, count - at)) for at in range(0, count, part)]
+    assert np.array_equal(np.concatenate([*parts, source.take(0)]), whole)
+
+
+def test_no_more_samples_are_handed_out_than_there_are() -> None:
+    source = Samples(DiscreteGaussian(1.0), 5, seeded_random(b"x"))
+    source.take(3)
+    for count in (3, -1):
+        with pytest.raises(ValueError, match=f"cannot take {count} of 2"):
+            source.take(count)
+    assert len(source.take(2)) == 2

@@ -1,7 +1,10 @@
-"""Encoding rounds without bias by less than a step, sums decode to sums, and nothing wraps that may not."""
+"""Encoding rounds without bias by less than a step, sums decode to sums, nothing wraps that may not, and it
+makes no difference where a vector is cut.
+"""
 
 import math
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,16 +17,30 @@ from numpy.typing import NDArray
 
 from p2pfl.crypto import ring
 from p2pfl.crypto.randomness import Keystream, seeded_random
-from p2pfl.crypto.ring import Encoding, decode, encode, largest_fraction_bits
+from p2pfl.crypto.ring import (
+    RING_16,
+    RING_32,
+    RING_64,
+    Encoder,
+    Encoding,
+    Ring,
+    RingVector,
+    decode,
+    encode,
+    largest_fraction_bits,
+)
 
+RINGS = [RING_16, RING_32, RING_64]
 seeds = st.binary(min_size=1, max_size=8)
+each_ring = pytest.mark.parametrize("ring_", RINGS, ids=lambda ring: f"{ring.bits} bits")
 
 
 @st.composite
 def encodings(draw: st.DrawFn, members: int = 1) -> Encoding:
-    limit = draw(st.floats(1e-6, 1e6))
-    finest = largest_fraction_bits(members, limit)
-    return Encoding(draw(st.integers(max(0, finest - 30), finest)), limit)
+    among = draw(st.sampled_from(RINGS))
+    limit = draw(st.floats(1e-6, min(1e6, 2.0 ** (among.bits - 4) / members)))
+    finest = largest_fraction_bits(members, limit, among)
+    return Encoding(draw(st.integers(max(0, finest - 30), finest)), limit, among)
 
 
 @st.composite
@@ -33,9 +50,10 @@ def encodings_with_values(draw: st.DrawFn) -> tuple[Encoding, NDArray[np.float64
     return encoding, draw(arrays(np.float64, st.integers(0, 40), elements=elements))
 
 
-def grid(values: NDArray[np.uint32]) -> list[int]:
+def grid(values: RingVector) -> list[int]:
     """The encoded values as signed grid steps."""
-    return [value - 2**32 if value >= 2**31 else value for value in values.tolist()]
+    size = 2 ** (8 * values.itemsize)
+    return [value - size if value >= size // 2 else value for value in values.tolist()]
 
 
 def oracle(values: NDArray[np.float64], encoding: Encoding, seed: bytes) -> list[int]:
@@ -54,15 +72,16 @@ def test_encode_follows_its_definition(
     case: tuple[Encoding, NDArray[np.float64]], seed: bytes, fraction: float
 ) -> None:
     encoding, values = case
-    narrow = Encoding(encoding.fraction_bits, encoding.limit * fraction)
+    narrow = replace(encoding, limit=encoding.limit * fraction)
     encoded, saturated = encode(values, narrow, lambda count: seed[:count])
     assert grid(encoded) == oracle(values, narrow, seed)
     assert saturated == sum(abs(value) > narrow.limit for value in values.tolist())
 
 
-def test_encode_follows_its_definition_over_many_blocks() -> None:
+@each_ring
+def test_encode_follows_its_definition_over_many_blocks(ring_: Ring) -> None:
     values = np.random.default_rng(1).normal(0, 3, 100_003)
-    encoding, seed = Encoding(20, 8.0), bytes(range(32))
+    encoding, seed = Encoding(largest_fraction_bits(4, 8.0, ring_), 8.0, ring_), bytes(range(32))
     encoded, saturated = encode(values, encoding, lambda _: seed)
     assert grid(encoded) == oracle(values, encoding, seed)
     assert saturated == np.count_nonzero(np.abs(values) > 8.0) > 0
@@ -72,17 +91,18 @@ def test_encode_follows_its_definition_over_many_blocks() -> None:
 def test_error_is_below_one_step(case: tuple[Encoding, NDArray[np.float64]], seed: bytes) -> None:
     encoding, values = case
     encoded, saturated = encode(values, encoding, seeded_random(seed))
-    decoded = decode(encoded, encoding)
+    assert encoded.dtype == encoding.ring.dtype
     assert saturated == 0
-    assert np.all(np.abs(decoded - values) <= math.ldexp(1.0, -encoding.fraction_bits))
     for got, value in zip(grid(encoded), values.tolist(), strict=True):
         assert abs(Fraction(got, 2**encoding.fraction_bits) - Fraction(value)) < Fraction(
             1, 2**encoding.fraction_bits
         )
 
 
-@given(encodings(), st.lists(st.integers(-(2**30), 2**30), max_size=20), seeds)
-def test_values_on_the_grid_are_exact(encoding: Encoding, steps: list[int], seed: bytes) -> None:
+@given(encodings(), st.data(), seeds)
+def test_values_on_the_grid_are_exact(encoding: Encoding, data: st.DataObject, seed: bytes) -> None:
+    most = math.floor(math.ldexp(encoding.limit, encoding.fraction_bits))
+    steps = data.draw(st.lists(st.integers(-most, most), max_size=20))
     values = np.array(steps, dtype=np.float64) * math.ldexp(1.0, -encoding.fraction_bits)
     values = values[np.abs(values) <= encoding.limit]
     encoded, _ = encode(values, encoding, seeded_random(seed))
@@ -95,7 +115,7 @@ def test_sum_in_the_ring_is_the_exact_sum_of_the_encoded(
 ) -> None:
     encoding = data.draw(encodings(members))
     elements = st.floats(-2 * encoding.limit, 2 * encoding.limit) | st.just(encoding.limit)
-    total = np.zeros(length, np.uint32)
+    total = np.zeros(length, encoding.ring.dtype)
     expected = [0] * length
     for member in range(members):
         values = data.draw(arrays(np.float64, length, elements=elements))
@@ -108,40 +128,51 @@ def test_sum_in_the_ring_is_the_exact_sum_of_the_encoded(
     ]
 
 
-@pytest.mark.parametrize(("members", "limit", "bits"), [(8, 64.0, 21), (16, 16.0, 22), (8, 0.0625, 31)])
-def test_largest_fraction_bits_known_values(members: int, limit: float, bits: int) -> None:
-    assert largest_fraction_bits(members, limit) == bits
+@pytest.mark.parametrize(
+    ("members", "limit", "ring_", "bits"),
+    [
+        (8, 64.0, RING_32, 21),
+        (16, 16.0, RING_32, 22),
+        (8, 0.0625, RING_32, 31),
+        (8, 0.0625, RING_16, 15),
+        (8, 64.0, RING_16, 5),
+        (8, 64.0, RING_64, 53),
+        (8, 0.0078125, RING_64, 64),
+    ],
+)
+def test_largest_fraction_bits_known_values(members: int, limit: float, ring_: Ring, bits: int) -> None:
+    assert largest_fraction_bits(members, limit, ring_) == bits
 
 
-@given(st.integers(1, 2**20), st.floats(1e-9, 1e9))
+@given(st.integers(1, 2**20), st.floats(1e-9, 1e9), st.sampled_from(RINGS))
 def test_largest_fraction_bits_leaves_one_guard_bit_and_wastes_less_than_two(
-    members: int, limit: float
+    members: int, limit: float, among: Ring
 ) -> None:
     try:
-        bits = largest_fraction_bits(members, limit)
+        bits = largest_fraction_bits(members, limit, among)
     except ValueError:
-        assert members * limit > 2**28
+        assert members * limit > 2 ** (among.bits - 4)
         return
     reach = members * Fraction(limit) * Fraction(2) ** bits
-    assert reach <= 2**30
-    assert reach > 2**28 or bits == 64
-    assert reach + members < 2**31
-    Encoding(bits, limit)
+    assert reach <= 2 ** (among.bits - 2)
+    assert reach > 2 ** (among.bits - 4) or bits == 64
+    Encoding(bits, limit, among)
 
 
+@each_ring
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 @pytest.mark.parametrize("members", [1, 2, 4, 5, 8, 16])
-def test_extreme_sum_with_room_for_noise_does_not_wrap(members: int, sign: float) -> None:
+def test_extreme_sum_with_room_for_noise_does_not_wrap(members: int, sign: float, ring_: Ring) -> None:
     limit = 63.7
-    encoding = Encoding(largest_fraction_bits(members, limit), limit)
+    encoding = Encoding(largest_fraction_bits(members, limit, ring_), limit, ring_)
     values = np.full(1000, sign * 1e9)
-    total = np.zeros(1000, np.uint32)
+    total = np.zeros(1000, ring_.dtype)
     for member in range(members):
         encoded, saturated = encode(values, encoding, seeded_random(bytes([member])))
         assert saturated == 1000
         total += encoded
-    noise = int(sign) * (2**30 - members - 1)
-    total += np.uint32(noise % 2**32)
+    noise = int(sign) * (2 ** (ring_.bits - 2) - members - 1)
+    total += np.array(noise % 2**ring_.bits, ring_.dtype)
     expected = sign * members * limit + math.ldexp(noise, -encoding.fraction_bits)
     assert np.allclose(
         decode(total, encoding), expected, atol=members * math.ldexp(1.0, -encoding.fraction_bits)
@@ -158,24 +189,26 @@ class EveryCoin:
         out[:] = np.arange(len(out))
 
 
+@each_ring
 @pytest.mark.parametrize(
     "sixteenths", [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, -1, -0x8000, 12345 * 65536 + 77]
 )
 def test_rounding_is_exactly_unbiased_over_all_coins(
-    sixteenths: int, monkeypatch: pytest.MonkeyPatch
+    sixteenths: int, ring_: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ring, "Keystream", EveryCoin)
     monkeypatch.setattr(ring, "_BLOCK", 1 << 16)
-    encoding = Encoding(10, 1000.0)
+    encoding = Encoding(10, 15.0, ring_)
     values = np.full(1 << 16, math.ldexp(sixteenths, -26))
     encoded, _ = encode(values, encoding, bytes)
     assert sum(grid(encoded)) == sixteenths
     assert set(grid(encoded)) <= {sixteenths // 2**16, -(-sixteenths // 2**16)}
 
 
-def test_rounding_is_unbiased_and_its_variance_is_that_of_a_coin() -> None:
+@each_ring
+def test_rounding_is_unbiased_and_its_variance_is_that_of_a_coin(ring_: Ring) -> None:
     values = np.full(1_000_000, 0.3 / 1024)
-    encoded, _ = encode(values, Encoding(10, 1.0), seeded_random(b"bias"))
+    encoded, _ = encode(values, Encoding(10, 1.0, ring_), seeded_random(b"bias"))
     steps = encoded.astype(np.float64)
     deviation = math.sqrt(0.3 * 0.7 / len(values))
     assert abs(steps.mean() - 0.3) < 4 * deviation
@@ -222,27 +255,85 @@ def test_strided_and_huge_values() -> None:
     assert saturated == 2
 
 
+def test_a_grid_finer_than_float64_holds_it_exactly() -> None:
+    encoding = Encoding(56, 64.0, RING_64)
+    values = np.array([64.0, -64.0, 0.1, -63.9, math.nextafter(1.0, 2.0), 2.0**-52, 0.0])
+    encoded, _ = encode(values, encoding, seeded_random(b"x"))
+    assert grid(encoded) == [int(Fraction(value) * 2**56) for value in values.tolist()]
+    assert np.array_equal(decode(encoded, encoding), values)
+
+
+def test_beyond_float64_decoding_goes_to_the_nearest() -> None:
+    steps = [2**53, 2**53 + 1, 2**53 + 3, 2**63 - 1, -(2**63), -(2**53) - 1]
+    total = np.array([step % 2**64 for step in steps], "<u8")
+    assert decode(total, Encoding(3, 1.0, RING_64)).tolist() == [float(step) / 8 for step in steps]
+
+
+@given(encodings(), st.integers(0, 60), st.lists(st.integers(0, 60), max_size=6), seeds)
+def test_it_makes_no_difference_where_a_vector_is_cut(
+    encoding: Encoding, length: int, cuts: list[int], seed: bytes
+) -> None:
+    values = np.random.default_rng(length).normal(0, encoding.limit, length)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ring, "_BLOCK", 7)
+        whole, saturated = encode(values, encoding, seeded_random(seed))
+        encoder = Encoder(values, encoding, seeded_random(seed))
+        assert (len(encoder), encoder.shape, encoder.dtype) == (length, whole.shape, whole.dtype)
+        ends = [*sorted(min(cut, length) for cut in cuts), length]
+        parts, start = [], 0
+        for end in ends:
+            parts.append(encoder[start:end])
+            start = end
+            assert encoder.saturated == np.count_nonzero(np.abs(values[:end]) > encoding.limit)
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+    assert encoder.saturated == saturated
+
+
+def test_slices_are_fresh_and_taken_in_order() -> None:
+    encoder = Encoder(np.zeros(10), Encoding(10, 1.0), seeded_random(b"x"))
+    first = encoder[:4]
+    for part in (slice(0, 4), slice(5, 6), slice(4, 2), slice(4, 8, 2), slice(-1, None)):
+        with pytest.raises(ValueError, match="in order: the next starts at 4"):
+            encoder[part]
+    second = encoder[4:8]
+    assert not np.shares_memory(first, second)
+    assert len(encoder[8:99]) == 2
+    assert len(encoder[10:]) == 0
+
+
 @pytest.mark.parametrize("values", [np.zeros(3, np.float32), np.zeros(3, np.int64), np.zeros((3, 1))])
 def test_encode_refuses_other_arrays(values: Any) -> None:
     with pytest.raises(ValueError, match="float64 vector"):
         encode(values, Encoding(10, 1.0), seeded_random(b"x"))
 
 
-@pytest.mark.parametrize(
-    "total", [np.zeros(3, np.int32), np.zeros(3, np.uint64), np.zeros((3, 1), np.uint32)]
-)
-def test_decode_refuses_other_arrays(total: Any) -> None:
-    with pytest.raises(ValueError, match="uint32 vector"):
-        decode(total, Encoding(10, 1.0))
+@each_ring
+def test_decode_refuses_other_arrays(ring_: Ring) -> None:
+    dtypes: list[Any] = [np.int16, np.int32, np.int64, np.float64, ">u4", np.uint8]
+    for dtype in [*dtypes, *(other.dtype for other in RINGS if other != ring_)]:
+        with pytest.raises(ValueError, match=f"uint{ring_.bits} vector"):
+            decode(np.zeros(3, dtype), Encoding(10, 1.0, ring_))
+    with pytest.raises(ValueError, match=r"of shape \(3, 1\)"):
+        decode(np.zeros((3, 1), ring_.dtype), Encoding(10, 1.0, ring_))
 
 
-@pytest.mark.parametrize(
-    ("bits", "limit"),
-    [(-1, 1.0), (31, 1.0), (65, 1e-12), (10, 0.0), (10, -1.0), (10, math.inf), (10, math.nan), (64, 1e300)],
-)
-def test_impossible_encodings_are_refused(bits: int, limit: float) -> None:
-    with pytest.raises(ValueError):
-        Encoding(bits, limit)
+@each_ring
+def test_impossible_encodings_are_refused(ring_: Ring) -> None:
+    most = ring_.bits - 2
+    Encoding(most, 1.0, ring_)
+    for bits, limit in [(-1, 1.0), (most + 1, 1.0), (65, 1e-12), (10, 0.0), (10, -1.0), (64, 1e300)]:
+        with pytest.raises(ValueError):
+            Encoding(bits, limit, ring_)
+    for limit in (math.inf, math.nan):
+        with pytest.raises(ValueError):
+            Encoding(10, limit, ring_)
+
+
+@pytest.mark.parametrize("bits", [0, 8, 24, 128])
+def test_there_are_three_rings(bits: Any) -> None:
+    with pytest.raises(ValueError, match="16, 32 or 64 bits"):
+        Ring(bits)
+    assert [(each.bytes, each.dtype.str) for each in RINGS] == [(2, "<u2"), (4, "<u4"), (8, "<u8")]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from p2pfl.crypto import labels
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.epoch_messages import Presence, Presences, Sync, Wanted
 from p2pfl.gossip.errors import RemoteProtocolError
+from p2pfl.gossip.evidence import Accusation, without_payload
 from p2pfl.gossip.messages import Ack, Bundle, Fetch, Masked, Proposal, Ready, Result, Reveal, Survivors
 from p2pfl.gossip.participant import MESSAGES
 from p2pfl.gossip.tickets import issue
@@ -52,7 +53,12 @@ def _examples() -> list[Message]:
         Sync(ME, 3, b"d" * 32, True, bytes(32), 21),
         Wanted(ME, 3, b"d" * 32),
         Presences(ME, (presence, _presence(BOB, "", ()))),
+        Accusation(ME, ticket, (_result(b"r" * 32), _result(b"s" * 32))),
     ]
+
+
+def _result(digest: bytes) -> bytes:
+    return without_payload(signed(ALICE, Result(ME, 7, 1, bytes(range(32)), b"u" * 32, digest)))
 
 
 def _decode(data: bytes) -> None:
@@ -77,6 +83,9 @@ def reshaped(data: bytes, random: Random) -> bytes:
     if tag == Presences.TAG and random.random() < 0.9:
         wires = _some_reshaped(_split(payload), random)
         fields, payload = [len(wires)], _joined(wires)
+    elif tag == Accusation.TAG and random.random() < 0.8:
+        wires = [wire for wire in _listed(payload) if isinstance(wire, bytes)]
+        payload = packed(_some_reshaped(wires, random))
     elif tag == Masked.TAG and fields and random.random() < 0.5:
         payload = mutated(payload, (), random)
         fields[-1] = digest(labels.MASKED_DIGEST, payload)
@@ -99,6 +108,15 @@ def _opened(data: bytes) -> tuple[str, object, list[object], bytes]:
                 case [author, *fields]:
                     return tag, author, list(fields), payload
     raise ValueError("not a message")
+
+
+def _listed(payload: bytes) -> list[object]:
+    """What is in the payload of :class:`Accusation`, if it is a list."""
+    try:
+        found = unpacked(payload)
+    except ValueError:
+        return []
+    return found if isinstance(found, list) else []
 
 
 def _joined(wires: list[bytes]) -> bytes:

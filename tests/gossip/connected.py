@@ -137,6 +137,11 @@ class Connected(ABC):
         self.net.post(PEERS[one], PeerLost(PEERS[other]), at)
         self.net.post(PEERS[other], PeerLost(PEERS[one]), at)
 
+    def shun(self, number: int, other: PeerId) -> None:
+        """What the driver of a node does with whoever is excluded: it ends the connection, for good."""
+        self.apart |= {(number, PEERS.index(other))}
+        self.lose(number, PEERS.index(other), self.net.now + 0.01)
+
     def connect_all(self) -> None:
         for one, other in combinations(self.up, 2):
             self.connect(one, other)

@@ -9,6 +9,7 @@ from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.epoch import EpochMachine
 from p2pfl.gossip.epoch_messages import EPOCH_MESSAGES
 from p2pfl.gossip.events import Connect, Effect, EpochBegan, Event, Evidence, SetTimer, TimerExpired, Waiting
+from p2pfl.gossip.evidence import Accusation
 from p2pfl.gossip.presences import Author
 from p2pfl.gossip.simulation import Codec, Link, SimNetwork, steady
 from p2pfl.gossip.tickets import Standing
@@ -76,7 +77,7 @@ class Federation(Connected):
         self.evidence: list[tuple[int, Evidence]] = []
 
     def codec(self) -> Codec:
-        return Codec(Limits(0), EPOCH_MESSAGES)
+        return Codec(Limits(0), {**EPOCH_MESSAGES, Accusation.TAG: Accusation})
 
     def node(self, number: int, epoch: int = 0) -> Node:
         listed = {PEERS[n] for n in range(self.size) if n not in self.strangers | self.tickets.keys()}
@@ -96,6 +97,7 @@ class Federation(Connected):
             is_member=lambda peer: peer in listed | been_here,
             standing=standing,
             epoch=epoch,
+            accusations=self.accusations(number),
         )
         return Node(machine, self.running)
 
@@ -109,6 +111,11 @@ class Federation(Connected):
         for number in range(self.size):
             self.start(number, 0.01 * number, epochs[number] if epochs else 0)
         return self
+
+    def accusations(self, number: int) -> list[Accusation]:
+        """What the driver of this node has kept."""
+        kept = [evidence.messages for holder, evidence in self.evidence if holder == number]
+        return [message for messages in kept for message in messages if isinstance(message, Accusation)]
 
     def run(self, until: float) -> Self:
         self.net.run(until)
@@ -162,8 +169,10 @@ class Federation(Connected):
                 self.began[number].append((net.now, effect, current.beacon))
             case Waiting(reason):
                 self.waiting[number].append(reason)
-            case Evidence():
+            case Evidence(accused, _, messages):
                 self.evidence.append((number, effect))
+                if isinstance(messages[0], Accusation):
+                    self.shun(number, accused)
             case Connect():
                 pass
             case _:

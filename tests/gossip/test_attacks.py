@@ -27,7 +27,9 @@ from attackers import (
     changes,
     cut_small,
     honest_of,
+    kept_bytes,
     lying,
+    machine_of,
     rehearse,
     silent_about,
 )
@@ -907,7 +909,7 @@ def checks_of_unknown_plans(me: Attacker, context: Message, number: int) -> Mess
 
 
 def chunks_for_others(me: Attacker, context: Message, number: int) -> Message:
-    return Masked.of(me.peer, place(context), number % 500, LONG[: 4 * DIM])
+    return Masked.of(me.peer, place(context), number % 500 + 1, LONG[: 4 * DIM])
 
 
 def plans(me: Attacker, context: Message, number: int) -> Message:

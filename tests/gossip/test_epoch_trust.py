@@ -22,6 +22,7 @@ from p2pfl.gossip.events import (
     Send,
     TimerExpired,
 )
+from p2pfl.gossip.evidence import Accusation, without_payload
 from p2pfl.gossip.presences import Author, PresenceSet
 from p2pfl.gossip.wire import Message
 
@@ -132,9 +133,12 @@ def test_a_signer_of_two_presences_is_left_out_everywhere_and_shown() -> None:
     federation.run(30)
     assert federation.agreed(0) == {0, 1, 2, 3}
     assert {number for number, _ in federation.evidence} == {0, 1, 2, 3}
+    assert len(federation.evidence) == 4
     for _, evidence in federation.evidence:
         assert evidence.peer == PEERS[4]
-        assert set(evidence.messages) == {one, other}
+        (accusation,) = evidence.messages
+        assert isinstance(accusation, Accusation)
+        assert set(accusation.messages) == {without_payload(one), without_payload(other)}
 
 
 def test_other_addresses_are_no_second_presence() -> None:

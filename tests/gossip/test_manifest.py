@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import Identity
+from p2pfl.crypto.ring import RING_16, RING_32, RING_64
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.manifest import (
     MAX_BYTES,
@@ -183,6 +184,13 @@ WRONG = [
     ("expected_batch = 40", "expected_batch = 0", "training.expected_batch"),
     ("expected_batch = 40", "expected_batch = 40\nlocal_steps = 2", "training.local_steps"),
     ("expected_batch = 40", "expected_batch = inf", "training.expected_batch"),
+    ("expected_batch = 40", "expected_batch = 40\nring_bits = 24", "training.ring_bits"),
+    ("expected_batch = 40", "expected_batch = 40\nring_bits = 32.0", "training.ring_bits"),
+    ("expected_batch = 40", 'expected_batch = 40\nring_bits = "32"', "training.ring_bits"),
+    ("expected_batch = 40", "expected_batch = 40\nring_bits = 16", "training.ring_bits"),
+    ("expected_batch = 40", "expected_batch = 40\nparameter_limit = 0", "training.parameter_limit"),
+    ("expected_batch = 40", "expected_batch = 40\nparameter_limit = 2e9", "training.parameter_limit"),
+    ("expected_batch = 40", "expected_batch = 40\nparameter_limit = 1e9", "training.parameter_limit"),
     ('mode = "distributed"', "", "privacy.mode"),
     ('mode = "distributed"', 'mode = "off"', "privacy.mode"),
     ('mode = "distributed"', 'mode = "none"', "privacy.epsilon"),
@@ -239,6 +247,41 @@ def test_a_manifest_that_would_not_fit_has_no_canonical_form() -> None:
     wide = replace(MANIFEST, task=replace(MANIFEST.task, columns=columns))
     with pytest.raises(ManifestError, match="at most 1048576"):
         canonical_bytes(wide)
+
+
+# -- the ring of the parameters
+def ringed(bits: int, limit: float) -> Manifest:
+    return from_toml(
+        edited("expected_batch = 40", f"expected_batch = 40\nring_bits = {bits}\nparameter_limit = {limit}")
+    )
+
+
+def test_the_ring_and_the_limit_are_declared() -> None:
+    assert (MANIFEST.training.ring, MANIFEST.training.parameter_limit) == (RING_32, 64.0)
+    assert ringed(64, 1e9).training.ring == RING_64
+    assert ringed(16, 8).training.ring == RING_16
+
+
+def test_too_few_bits_are_refused_with_what_would_do() -> None:
+    with pytest.raises(ManifestError, match=r"7 parameters up to 64 .* steps of 0\.03125; .* at most 8$"):
+        ringed(16, 64)
+    with pytest.raises(ManifestError, match=r"at most 8$"):
+        ringed(16, math.nextafter(8, 9))
+    with pytest.raises(ManifestError, match=r"does not fit into 32 bits; take ring_bits = 64, or less"):
+        ringed(32, 1e9)
+
+
+def test_a_default_of_a_field_that_came_later_has_no_bytes() -> None:
+    assert ringed(32, 64).digest == MANIFEST.digest
+    for later in (ringed(64, 64), ringed(32, 63.5)):
+        assert later.digest != MANIFEST.digest
+        assert decode_manifest_untrusted(canonical_bytes(later)) == later
+    for name, value in (("ring_bits", 32), ("parameter_limit", "64.0")):
+        with pytest.raises(ManifestError, match="not in canonical form"):
+            decode_manifest_untrusted(_repacked("manifest", "training", name, value=value))
+    for value in ("64", True, 0):
+        with pytest.raises(ManifestError, match=r"training\.ring_bits: must be one of 16, 32, 64, not"):
+            decode_manifest_untrusted(_repacked("manifest", "training", "ring_bits", value=value))
 
 
 # -- canonical form
@@ -332,6 +375,7 @@ def test_any_bytes_are_refused_with_a_manifest_error(data: bytes) -> None:
 
 # -- round trip over all manifests
 numbers = st.floats(min_value=1e-9, max_value=8e4)
+RING_BITS: st.SearchStrategy[Literal[16, 32, 64]] = st.sampled_from([16, 32, 64])
 words = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12)
 
 
@@ -375,7 +419,12 @@ def manifests(draw: st.DrawFn) -> Manifest:
             st.sampled_from([ModelSpec("logistic"), ModelSpec("mlp", (3,)), ModelSpec("mlp", (5, 2))])
         ),
         training=TrainingSpec(
-            draw(st.integers(1, 10**6)), draw(numbers), draw(st.floats(1e-9, 1)), draw(numbers)
+            draw(st.integers(1, 10**6)),
+            draw(numbers),
+            draw(st.floats(1e-9, 1)),
+            draw(numbers),
+            ring_bits=(bits := draw(RING_BITS)),
+            parameter_limit=draw(st.just(64.0) | st.floats(1e-9, 1e6)) if bits > 16 else 0.25,
         ),
         privacy=draw(privacies()),
         groups=GroupSpec(
@@ -434,7 +483,7 @@ def test_documented_defaults_are_the_defaults() -> None:
     [example] = re.findall(r"```toml\n(.*?)```", GUIDE, re.S)
     full = from_toml(example)
     optional = (
-        r"^(seed|missing|local_steps|clip_norm|topology|schedule|size|minimum|colluders|epoch_rounds|\w+_seconds"
+        r"^(seed|missing|local_steps|ring_bits|parameter_limit|clip_norm|topology|schedule|size|minimum|colluders|epoch_rounds|\w+_seconds"
         r'|kind = "tabular")'
     )
     short = from_toml("\n".join(line for line in example.splitlines() if not re.match(optional, line)))

@@ -96,14 +96,16 @@ def test_the_ticket_is_part_of_what_the_digest_names() -> None:
     """Who judges a roster by its digest must judge the same tickets."""
     shown = Author(IDENTITIES[0], FEDERATION, (), "a ticket").presence(4, NOTHING)
     assert PresenceSet(FEDERATION, 4, [shown]).digest != PresenceSet(FEDERATION, 4, [VARIANTS[0]]).digest
-    assert not shown.contradicts(VARIANTS[0])
 
 
-def test_only_nonce_and_commitment_can_contradict() -> None:
-    honest, restarted, liar = VARIANTS[:3]
-    assert not honest.contradicts(restarted)
-    assert honest.contradicts(liar)
-    assert not liar.contradicts(VARIANTS[3])
+def test_who_is_dropped_leaves_no_trace() -> None:
+    for drawn in ([VARIANTS[0]], VARIANTS[:2]):
+        found = PresenceSet(FEDERATION, 4, [*drawn, VARIANTS[3]])
+        before = found.digest
+        found.drop(PEERS[0])
+        assert found.digest == PresenceSet(FEDERATION, 4, [VARIANTS[3]]).digest != before
+        assert found.authors == {PEERS[1]}
+        found.drop(PEERS[0])
 
 
 # Beacons.

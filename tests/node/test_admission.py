@@ -88,6 +88,18 @@ def test_members_are_those_listed_and_those_let_in(admission: FederationAdmissio
     assert not admission.is_member(STRANGER.peer_id)
 
 
+def test_who_is_excluded_is_told_so_whatever_admitted_it(admission: FederationAdmission) -> None:
+    admit_with_skews(admission, 7200, 7200)
+    for peer in (MEMBER, ISSUER, GUEST):
+        reason = admission.exclude(peer.peer_id)
+        assert refusal(admission, peer.peer_id, greeting(ticket(peer))) == reason
+        assert "contradict each other" in reason
+        assert not admission.is_member(peer.peer_id)
+    assert admission.excluded == {peer.peer_id for peer in (MEMBER, ISSUER, GUEST)}
+    admission.check_clock(())  # their word does not count any more
+    assert admission.judge(STRANGER.peer_id, greeting(ticket(STRANGER))) is None
+
+
 def test_a_ticket_admits_its_holder(admission: FederationAdmission) -> None:
     assert admission.judge(GUEST.peer_id, greeting(ticket(GUEST))) is None
     assert admission.admitted == {GUEST.peer_id}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from p2pfl.gossip.manifest import (
 )
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.node.learner import EVALUATION_TRIES, Learner, mixing_rounds, most_mixing_rounds
-from p2pfl.node.privacy import PARAMETER_LIMIT, Budget, calibrated
+from p2pfl.node.privacy import Budget, calibrated
 from p2pfl.node.released import Released
 from p2pfl.node.store import Store
 from p2pfl.node.training.table import Table
@@ -58,6 +59,11 @@ def manifest(mode: str = "distributed") -> Manifest:
             timing=TimingSpec(),
         )
     )
+
+
+def ringed(mode: str, bits: Literal[16, 32, 64], limit: float = 1.0) -> Manifest:
+    agreed = manifest(mode)
+    return replace(agreed, training=replace(agreed.training, ring_bits=bits, parameter_limit=limit))
 
 
 def table(seed: int, count: int = 200) -> Table:
@@ -92,16 +98,17 @@ def one_round(learners: list[Learner], round: int) -> str | None:
     stages = {each.stage for each in prepared if each is not None}
     assert len(stages) == 1
     stage = stages.pop()
-    rows = [learner.contribute(round, FOUR) for learner in learners]
-    total: NDArray[np.uint32] = np.sum(rows, axis=0, dtype=np.uint32)
+    rows = [learner.contribute(round, FOUR)[:] for learner in learners]
+    total = np.add.reduce(rows, dtype=rows[0].dtype)
     for learner in learners:
         learner.completed(Completed(round, stage, total, PEERS, PEERS, FOUR))
     return stage
 
 
 @pytest.mark.parametrize("mode", ["distributed", "local", "none"])
-def test_the_whole_programme(make: Make, mode: str) -> None:
-    learners = make(manifest(mode))
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_the_whole_programme(make: Make, mode: str, bits: Literal[16, 32, 64]) -> None:
+    learners = make(ringed(mode, bits))
     stages = [one_round(learners, round) for round in range(ROUNDS + 3)]
     assert stages == ["statistics", *["training"] * ROUNDS, "evaluation", None]
     assert len({learner.released.digest for learner in learners if learner.released}) == 1
@@ -127,6 +134,35 @@ def test_the_ledger_is_charged_before_anything_is_handed_out(
         learner.contribute(0, FOUR)
     with pytest.raises(LocalProtocolError):
         learner.contribute(0, FOUR)
+
+
+def test_what_is_not_finite_is_charged_to_nobody(make: Make) -> None:
+    learner = make(manifest())[0]
+    learner.prepare(0)
+    assert learner._pending is not None
+    learner._pending.values[1] = np.nan
+    with pytest.raises(ValueError, match="value 1 of 3 is not finite"):
+        learner.contribute(0, FOUR)
+    assert learner._store.mechanisms() == []
+
+
+def test_parameters_beyond_the_limit_are_counted_and_said(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    learners = make(ringed("none", 32, 1e-3))
+    one_round(learners, 0)
+    assert not caplog.records
+    for round in (1, 2):
+        learners[0].prepare(round)
+        learners[0].contribute(round, FOUR)[:]
+        learners[0].skipped(Skipped(round, "training", "too few survivors", True))
+    learners[0].prepare(3)
+    learners[0].skipped(Skipped(3, "training", "nobody came", False))
+    assert [outcome.saturated for outcome in learners[0]._store.rounds()] == [0, 2, 2, 0]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 2
+    assert said[0].startswith("round 1: 2 of our 2 parameters were beyond 0.001 and were cut")
+    assert "a larger training.parameter_limit" in said[0]
 
 
 def test_one_preparation_is_one_contribution(make: Make) -> None:
@@ -186,7 +222,7 @@ def test_budget_spent_adds_no_training_but_still_its_noise(make: Make) -> None:
     assert np.array_equal(learners[0]._pending.values, released.parameters)
     assert not learners[0]._pending.charged
     exact = learners[0]._plan("training").encoding
-    row = learners[0].contribute(ROUNDS, FOUR)
+    row = learners[0].contribute(ROUNDS, FOUR)[:]
     assert np.abs(row.view(np.int32) - np.round(np.ldexp(released.parameters, exact.fraction_bits))).max() > 1
 
 
@@ -227,7 +263,8 @@ def edges(learner: Learner, good: Released) -> dict[str, tuple[Released, Release
     start, last = good.training_start, good.training_start + ROUNDS - 1
 
     def vectors(field: str, stage: str) -> tuple[Released, Released]:
-        most = 2.0 ** (31 - learner._plan(stage).encoding.fraction_bits)
+        encoding = learner._plan(stage).encoding
+        most = 2.0 ** (encoding.ring.bits - 1 - encoding.fraction_bits)
         values = getattr(good, field).copy()
         inside, beyond = values.copy(), values.copy()
         inside[-1], beyond[-1] = -most, -np.nextafter(most, np.inf)
@@ -246,8 +283,9 @@ def edges(learner: Learner, good: Released) -> dict[str, tuple[Released, Release
     }
 
 
-def test_only_what_this_federation_can_release_is_plausible(make: Make) -> None:
-    learners = make(manifest())
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_only_what_this_federation_can_release_is_plausible(make: Make, bits: Literal[16, 32, 64]) -> None:
+    learners = make(ringed("distributed", bits))
     for round in range(3):
         one_round(learners, round)
     good = learners[0].released
@@ -271,17 +309,19 @@ def test_nobody_can_have_released_the_round_that_we_are_in(make: Make) -> None:
 
 
 @pytest.mark.parametrize("mode", ["distributed", "none"])
-def test_what_a_sum_can_decode_to_is_plausible(make: Make, mode: str) -> None:
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_what_a_sum_can_decode_to_is_plausible(make: Make, mode: str, bits: Literal[16, 32, 64]) -> None:
     """A model that drifted, or statistics of the largest tables with all their noise, are still ours."""
-    learner, *others = make(manifest(mode))
+    learner, *others = make(ringed(mode, bits, 64.0 if bits != 16 else 1.0))
     one_round([learner, *others], 0)
     ahead = learner.released
     assert ahead is not None
     learner.prepare(1)
-    total = np.full(len(ahead.parameters), 0x7FFFFFFF, np.uint32)
+    ring = learner._manifest.training.ring
+    total = np.full(len(ahead.parameters), 2 ** (ring.bits - 1) - 1, ring.dtype)
     learner.completed(Completed(1, "training", total, PEERS[:1], PEERS, FOUR))
     assert learner.released is not None
-    assert np.abs(learner.released.parameters).max() > PARAMETER_LIMIT
+    assert np.abs(learner.released.parameters).max() > learner._manifest.training.parameter_limit
     assert others[0].plausible(learner.released, 2)
 
 
@@ -296,7 +336,7 @@ def test_with_a_dropped_member_the_mean_is_over_the_survivors(make: Make) -> Non
         round = 0 if stage == "statistics" else 1
         for learner in learners:
             learner.prepare(round)
-        rows = [learner.contribute(round, FOUR) for learner in learners[:3]]
+        rows = [learner.contribute(round, FOUR)[:] for learner in learners[:3]]
         total: NDArray[np.uint32] = np.sum(rows, axis=0, dtype=np.uint32)
         mean = decode(total, learners[0]._plan(stage).encoding) / 3
         for learner in learners:  # the one that was dropped learns the same sum

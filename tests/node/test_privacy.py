@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from p2pfl.crypto.discrete_gaussian import LARGEST_SIGMA
 from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.randomness import seeded_random
-from p2pfl.crypto.ring import Encoding, encode, largest_fraction_bits
+from p2pfl.crypto.ring import RING_16, RING_32, RING_64, Encoding, encode, largest_fraction_bits
 from p2pfl.gossip.errors import LocalProtocolError
 from p2pfl.gossip.manifest import Manifest, TrainingSpec, from_toml
 from p2pfl.gossip.thresholds import thresholds
@@ -153,6 +153,63 @@ def test_a_large_model_gets_a_finer_grid_before_rounding_swamps_it() -> None:
     assert GRID_SIGMA < plan.sigma(FOUR) <= LARGEST_SIGMA
 
 
+# -- rings
+def test_a_wider_ring_changes_nothing_where_the_noise_decides() -> None:
+    narrow, wide = (stage_plan(with_noise(manifest(), 5.0, ring_bits=b), "training", 14) for b in (32, 64))
+    assert wide == replace(narrow, encoding=replace(narrow.encoding, ring=RING_64))
+    for stage in ("statistics", "evaluation"):
+        assert stage_plan(with_noise(manifest(), 5.0, ring_bits=64), stage, 3).encoding.ring == RING_32
+
+
+def test_a_wider_ring_has_room_for_a_larger_limit_and_for_finer_noise() -> None:
+    fine = with_noise(manifest(), 1.0, expected_batch=1e7)
+    with pytest.raises(PrivacyError, match="too fine") as caught:
+        stage_plan(fine, "training", 14)
+    assert "ring_bits" in str(caught.value.hint)
+    plan = stage_plan(with_noise(fine, 1.0, ring_bits=64), "training", 14)
+    assert plan.sigma(FOUR) > LEAST_SIGMA
+    large = with_noise(manifest(), 5.0, ring_bits=64, parameter_limit=1e9)
+    assert stage_plan(large, "training", 14).encoding.limit == 1e9
+
+
+def test_no_grid_under_noise_is_finer_than_float64_allows() -> None:
+    """Two neighbours are each off by a few roundings, and one step must still cover them."""
+    plan = stage_plan(with_noise(manifest(), 1.0, expected_batch=1e6, ring_bits=64), "training", 14)
+    encoding = plan.encoding
+    assert math.ldexp(encoding.limit, encoding.fraction_bits) == 2**34
+    ulp = math.ldexp(math.ulp(math.nextafter(encoding.limit, 0)), encoding.fraction_bits)
+    assert 2 * 8 * ulp / 2 <= 2**-15 - 2**-16
+    unnoised = stage_plan(replace(manifest("none"), training=large_ring()), "training", 14)
+    assert unnoised.encoding.fraction_bits == largest_fraction_bits(7, 64.0, RING_64) == 53
+
+
+def large_ring() -> TrainingSpec:
+    return replace(manifest("none").training, ring_bits=64)
+
+
+@pytest.mark.parametrize("expected_batch", [40.0, 2.0])
+def test_sixteen_bits_hold_a_small_model_and_its_noise(expected_batch: float) -> None:
+    bits_and_limit = {"ring_bits": 16, "parameter_limit": 1.0}
+    agreed = with_noise(manifest(), 5.0, expected_batch=expected_batch, **bits_and_limit)
+    plan = stage_plan(agreed, "training", 14)
+    assert plan.encoding.ring == RING_16
+    for members in range(3, 8):
+        sigma = plan.sigma(thresholds(members, 1))
+        assert sigma >= LEAST_SIGMA
+        parameters = members * math.ldexp(plan.encoding.limit, plan.encoding.fraction_bits)
+        assert parameters + 8 * math.sqrt(members) * sigma <= 2**15
+
+
+@pytest.mark.parametrize(("multiplier", "dimension"), [(5.0, 10_000), (60.0, 100), (1.0, 10_000)])
+def test_sixteen_bits_are_refused_where_rounding_would_take_most_of_the_noise(
+    multiplier: float, dimension: int
+) -> None:
+    agreed = with_noise(manifest(), multiplier, ring_bits=16, parameter_limit=1.0)
+    with pytest.raises(PrivacyError, match=r"training\.ring_bits: 16 are too few") as caught:
+        stage_plan(agreed, "training", dimension)
+    assert "take 32" in str(caught.value.hint)
+
+
 # -- the noise itself
 def moments(samples: Sequence[np.ndarray]) -> tuple[float, float]:
     values = np.concatenate(samples).astype(float)
@@ -185,23 +242,25 @@ def test_measured_noise_of_a_local_step() -> None:
     assert np.array_equal(on_grid, np.rint(on_grid))
 
 
+@pytest.mark.parametrize("bits", [16, 32, 64])
 @given(
-    st.lists(st.floats(-60, 60), min_size=1, max_size=20),
-    st.lists(st.floats(-1, 1), min_size=20, max_size=20),
-    st.integers(0, 2**32),
+    values=st.lists(st.floats(-60, 60), min_size=1, max_size=20),
+    change=st.lists(st.floats(-1, 1), min_size=20, max_size=20),
+    seed=st.integers(0, 2**32),
 )
 def test_rounding_adds_at_most_one_step_a_coordinate(
-    values: list[float], change: list[float], seed: int
+    bits: int, values: list[float], change: list[float], seed: int
 ) -> None:
     """The bound behind the sqrt(d): with the same coins, neighbours' integers differ by less than s +
     sqrt(d).
     """
-    plan = stage_plan(manifest(), "training", len(values))
+    training = {"ring_bits": bits, "parameter_limit": 1.0 if bits == 16 else 64.0}
+    plan = stage_plan(with_noise(manifest(), 5.0, **training), "training", len(values))
     near = np.array(values)
     direction = np.array(change[: len(values)])
     far = near + direction * (plan.sensitivity / max(float(np.linalg.norm(direction)), 1.0))
     here, there = (
-        encode(vector, plan.encoding, seeded_random(b"%d" % seed))[0].view(np.int32).astype(float)
+        encode(vector, plan.encoding, seeded_random(b"%d" % seed))[0].view(f"<i{bits // 8}").astype(float)
         for vector in (near, far)
     )
     moved = plan.sensitivity * 2**plan.encoding.fraction_bits

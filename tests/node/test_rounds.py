@@ -1,7 +1,7 @@
 """What a node says of itself over its rounds and restarts, and what it keeps of others."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ import trio.testing
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.events import Begin, Contribute, EpochBegan, Evidence, Prepared, Waiting
+from p2pfl.gossip.evidence import Accusation, contradiction, without_payload
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
 from p2pfl.gossip.messages import Limits, Masked, decode_untrusted, encode
 from p2pfl.gossip.participant import MESSAGES
@@ -23,7 +24,7 @@ from p2pfl.node.catch_up import Summary
 from p2pfl.node.learner import Learner
 from p2pfl.node.privacy import dimension, stage_plan
 from p2pfl.node.released import Released
-from p2pfl.node.rounds import OneThread, Rounds, attested, status_at_start
+from p2pfl.node.rounds import OneThread, Rounds, status_at_start
 from p2pfl.node.store import RoundOutcome, Store
 from p2pfl.node.training.trainer import Evaluation
 
@@ -96,7 +97,13 @@ def trained(store: Store, agreed: Manifest, *, evaluated: bool) -> None:
     store.save_released(MODEL)
 
 
-def rounds(store: Store, agreed: Manifest, learner: Played, holds: Released | None = None) -> Rounds:
+def rounds(
+    store: Store,
+    agreed: Manifest,
+    learner: Played,
+    holds: Released | None = None,
+    exclude: Callable[[PeerId], None] = lambda peer: None,
+) -> Rounds:
     async def ask(peer: PeerId, name: str, body: bytes, most: int) -> bytes:
         assert holds is not None
         if name == "summary":
@@ -105,7 +112,7 @@ def rounds(store: Store, agreed: Manifest, learner: Played, holds: Released | No
 
     status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
     made = (agreed, cast(Learner, learner), store, status, OneThread(), ask)
-    return Rounds(*made, lambda: () if holds is None else (PeerId("B"), PeerId("C")))
+    return Rounds(*made, lambda: () if holds is None else (PeerId("B"), PeerId("C")), exclude)
 
 
 def run(main: Any) -> None:
@@ -217,7 +224,8 @@ def test_when_it_is_over_without_us(
 
     agreed, learner = manifest("none"), Played(released=OURS)
     status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
-    work = Rounds(agreed, cast(Learner, learner), store, status, OneThread(), ask, lambda: others)
+    made = (agreed, cast(Learner, learner), store, status, OneThread(), ask)
+    work = Rounds(*made, lambda: others, lambda peer: None)
     found: list[bool] = []
 
     async def main() -> None:
@@ -256,10 +264,41 @@ def test_evidence_is_kept_with_its_signature_and_without_its_bulk(store: Store) 
     run(main)
     ((peer, kind, messages),) = store.evidence()
     assert (peer, kind) == (OTHER.peer_id, "two masked vectors")
-    assert messages == tuple(attested(message) for message in masked)
+    assert messages == tuple(without_payload(message) for message in masked)
+    assert store.exclusions() == []
     assert sum(map(len, messages)) < 1000
     for message, whole in zip(messages, masked, strict=True):
         payload = encode(whole)[len(message) - 2 :]  # an empty payload takes two bytes
         assert message[:-2] == encode(whole)[: len(message) - 2]
         assert len(payload) == 400_000 + 5
         assert decode_untrusted(OTHER.peer_id, message[:-2] + payload, Limits(100_000), MESSAGES) == whole
+
+
+@pytest.mark.parametrize("accused", [OTHER, IDENTITY], ids=["a peer", "this node"])
+def test_who_contradicted_itself_is_written_down_before_its_connection_ends(
+    store: Store, accused: Identity, caplog: pytest.LogCaptureFixture
+) -> None:
+    excluded: list[tuple[PeerId, int]] = []
+    work = rounds(
+        store,
+        manifest("none"),
+        Played(),
+        exclude=lambda peer: excluded.append((peer, len(store.exclusions()))),
+    )
+    place = (1, 0, bytes(32))
+    masked = [
+        signed(accused, Masked.of(accused.peer_id, place, np.full(3, value, np.uint32))) for value in (1, 2)
+    ]
+    proof = contradiction(masked)
+    assert proof is not None
+    accusation = Accusation(IDENTITY.peer_id, "", proof)
+
+    async def main() -> None:
+        await work.evidence(Evidence(accused.peer_id, accusation.kind, (accusation,)))
+
+    run(main)
+    assert excluded == [(accused.peer_id, 1)]
+    assert [exclusion.accusation for exclusion in store.exclusions()] == [accusation]
+    assert store.exclusions()[0].since > 1_600_000_000
+    assert store.evidence() == []
+    assert ("new identity" in caplog.text) == (accused is IDENTITY)

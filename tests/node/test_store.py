@@ -11,13 +11,25 @@ import pytest
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.canonical import pack
+from p2pfl.gossip.epoch_messages import Wanted
+from p2pfl.gossip.evidence import Accusation, contradiction
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
+from p2pfl.gossip.messages import Reveal
+from p2pfl.gossip.wire import encode, signed
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism
 from p2pfl.node.errors import StorageError
 from p2pfl.node.journal import Journal
 from p2pfl.node.released import Released
-from p2pfl.node.store import DATABASE, EVIDENCE_BYTES, EVIDENCE_ROWS, RoundOutcome, Store, _checkpoint
+from p2pfl.node.store import (
+    DATABASE,
+    EVIDENCE_BYTES,
+    EVIDENCE_ROWS,
+    Exclusion,
+    RoundOutcome,
+    Store,
+    _checkpoint,
+)
 
 IDENTITY = Identity.from_seed(bytes(32))
 CHARGE = Mechanism("training", "train", "distributed", 1.5, 0.5, 1, 4, 3, 1)
@@ -28,6 +40,17 @@ SUMS = (61.25, 79.0, -0.1)
 def manifest(name: str = "one") -> Manifest:
     draft = from_toml(FEDERATION_TOML.read_text(encoding="utf-8").replace("ISSUER", PEERS[0]))
     return replace(draft, name=name, privacy=draft.privacy.with_mode("none"))
+
+
+def accusation() -> Accusation:
+    liar, place = Identity.from_seed(bytes([7]) * 32), (1, 0, bytes(32))
+    results = [Reveal(liar.peer_id, *place, bytes(32), (bytes([n]) * 40,) * 32) for n in (1, 2)]
+    proof = contradiction([signed(liar, result) for result in results])
+    assert proof is not None
+    return Accusation(PEERS[0], "a ticket", proof)
+
+
+EXCLUSION = Exclusion(1_800_000_000, accusation())
 
 
 def outcome(round: int) -> RoundOutcome:
@@ -61,6 +84,7 @@ def test_what_is_written_is_there_after_reopening(tmp_path: Path) -> None:
         store.save_released(model(3))
         store.remember_peer(PEERS[0], ["/ip4/127.0.0.1/tcp/1"])
         store.keep_evidence(PEERS[1], "two survivor sets", [b"one", b"two"])
+        store.exclude(EXCLUSION)
         store.charge(6, None)
         store.record_round(evaluated)
         store.record_round(skipped)
@@ -73,6 +97,7 @@ def test_what_is_written_is_there_after_reopening(tmp_path: Path) -> None:
         assert store.manifest_bytes() == canonical_bytes(manifest())
         assert store.peers() == {PEERS[0]: ("/ip4/127.0.0.1/tcp/1",)}
         assert store.evidence() == [(PEERS[1], "two survivor sets", (b"one", b"two"))]
+        assert store.exclusions() == [EXCLUSION]
         released = store.released()
     assert released is not None
     assert released.digest == model(3).digest
@@ -241,6 +266,8 @@ GARBAGE = {
     "negative": pack([-1, -1, b"", b""]),
     "path": pack(["../../etc/passwd", 1, 1, bytes(32)]),
     "other types": pack(["1", 1, [], None, 3, "", b"", {}]),
+    "another message": pack([1, encode(Wanted(PEERS[0], 1, bytes(32)))]),
+    "far future": pack([1 << 62, encode(EXCLUSION.accusation)]),
 }
 READS: dict[str, Callable[[Store], object]] = {
     "meta, manifest": Store.manifest,
@@ -282,14 +309,14 @@ def test_a_version_that_is_none_is_refused(tmp_path: Path, garbage: bytes) -> No
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-@pytest.mark.parametrize("kind", ["contribution", "round"])
+@pytest.mark.parametrize("kind", ["contribution", "round", "exclusion"])
 def test_garbage_in_the_journal_with_a_right_chain(tmp_path: Path, kind: str, garbage: bytes) -> None:
     fill(tmp_path)
     with Store.open(tmp_path, IDENTITY) as store:
         journal: Journal = store._journal
         journal.append(kind, garbage)
         with pytest.raises(StorageError, match="table journal, row 8"):
-            store.rounds() if kind == "round" else store.mechanisms()
+            {"round": store.rounds, "contribution": store.mechanisms, "exclusion": store.exclusions}[kind]()
 
 
 @pytest.mark.parametrize("peer", ["CAST(x'ff' AS TEXT)", "'nobody'", "''"])

@@ -35,6 +35,7 @@ def test_every_part_is_said() -> None:
     assert found["training"].startswith(
         "12 rounds of one step each, every record in a step with probability 0.25"
     )
+    assert found["training"].endswith("; parameters up to 64 summed in 32 bits")
     assert found["groups"].startswith("4 to 7 members average together, 3 at least")
     assert found["robustness"] == "a group of 4 survives 1 member failing; stays private against 1 colluding"
     assert (

@@ -8,13 +8,16 @@ import pytest
 
 from p2pfl import cli
 from p2pfl.crypto.identity import Identity
+from p2pfl.gossip.evidence import Accusation, contradiction
 from p2pfl.gossip.manifest import canonical_bytes, from_toml
+from p2pfl.gossip.messages import Result
+from p2pfl.gossip.wire import signed
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.errors import ExitCode
 from p2pfl.node.identity_file import save_identity
 from p2pfl.node.lock import locked
 from p2pfl.node.status import FILE, Status, read_status
-from p2pfl.node.store import Store
+from p2pfl.node.store import Exclusion, RoundOutcome, Store
 
 IDENTITY, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
 STATE = Path("state")
@@ -85,6 +88,37 @@ def test_a_stopped_node_and_what_was_done_to_it(capsys: pytest.CaptureFixture[st
     assert found["running"] is False
     assert found["round"] == 17
     assert found["evidence"] == [{"peer": OTHER.peer_id, "kind": "two masked vectors", "messages": 2}]
+
+
+@pytest.mark.parametrize("accused", [OTHER, IDENTITY], ids=["a peer", "this node"])
+def test_who_is_excluded_is_named_with_what_it_did_and_since_when(
+    capsys: pytest.CaptureFixture[str], accused: Identity
+) -> None:
+    learning().write(STATE)
+    place = (3, 0, bytes(32), bytes(32))
+    results = [signed(accused, Result(accused.peer_id, *place, bytes([n]) * 32)) for n in (1, 2)]
+    proof = contradiction(results)
+    assert proof is not None
+    with Store.open(STATE, IDENTITY) as store:
+        store.exclude(Exclusion(1_800_000_000, Accusation(IDENTITY.peer_id, "", proof)))
+    who = OTHER.peer_id if accused is OTHER else f"{IDENTITY.peer_id} (this node)"
+    what, since = "two contradicting result messages", "2027-01-15T08:00:00Z"
+    assert f"excluded: {who}: it signed {what}, known since {since}" in status(capsys)
+    found = json.loads(status(capsys, "--json"))
+    assert found["excluded"] == [{"peer": accused.peer_id, "kind": what, "since": since}]
+    assert found["evidence"] == []
+
+
+def test_saturation_is_summed_over_the_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    learning().write(STATE)
+    assert "saturated" not in status(capsys)
+    with Store.open(STATE, IDENTITY) as store:
+        for round, (reason, saturated) in enumerate([("", 0), ("", 3), ("too few survivors", 4), ("", 0)]):
+            store.record_round(RoundOutcome(round, "training", (), (), reason, True, saturated))
+    line = "saturated: 7 values of this node in 2 rounds were beyond training.parameter_limit and were cut"
+    assert line in status(capsys)
+    found = json.loads(status(capsys, "--json"))
+    assert (found["saturated_values"], found["saturated_rounds"]) == (7, 2)
 
 
 def test_mode_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,12 @@ import pytest
 from real_federation import Federation, Member, p2pfl, wait_until
 
 from p2pfl.crypto.identity import Identity
+from p2pfl.gossip.evidence import Accusation, contradiction
+from p2pfl.gossip.messages import Result
+from p2pfl.gossip.wire import signed
 from p2pfl.node.identity_file import load_identity
 from p2pfl.node.released import Released
-from p2pfl.node.store import Store
+from p2pfl.node.store import Exclusion, Store
 
 Make = Callable[..., Federation]
 
@@ -102,6 +105,42 @@ def test_a_fifth_member_joins_with_id_ticket_and_one_address(federation: Make) -
         member.process.send_signal(signal.SIGTERM)
     for member in five.members:
         assert member.wait(60) == 0, member.log
+
+
+def test_who_contradicted_itself_is_out_everywhere_and_the_others_go_on(federation: Make) -> None:
+    """One member has seen it, and comes back with what it kept."""
+    five = federation(5, rounds=200, epoch_rounds=3)
+    *honest, accused = five.members
+    for member in five.members:
+        five.start(member)
+    wait_until(lambda: min(map(rounds_of, five.members)) >= 2, 180, "two rounds")
+    witness = honest[1]
+    witness.kill()
+    with Store.open(witness.directory / "state", identity_of(witness)) as store:
+        store.exclude(Exclusion(1_800_000_000, accusation_of(accused, by=witness)))
+    five.start(witness)
+    for member in honest:
+        if member is not witness:
+            said = f"peer {accused.peer} is excluded: it signed two contradicting result messages"
+            wait_until(lambda: said in member.log, 120, f"{member.log}")  # noqa: B023
+    wait_until(lambda: "this node is excluded" in accused.log, 60, f"it learns of it: {accused.log}")
+    wait_until(lambda: "does not admit this node: you are excluded" in accused.log, 60, "and is refused")
+    reached = max(map(rounds_of, honest))
+    wait_until(lambda: min(map(rounds_of, honest)) >= reached + 6, 180, "rounds without it")
+    assert all(accused.peer not in member.status["group"] for member in honest)
+    shown = p2pfl("status", "--config", honest[3].directory / "node.toml").stdout
+    assert f"excluded: {accused.peer}: it signed two contradicting result messages" in shown
+    assert "Traceback" not in "".join(member.log for member in five.members)
+
+
+def accusation_of(accused: Member, by: Member) -> Accusation:
+    liar = identity_of(accused)
+    place = (1, 0, bytes(32), bytes(32))
+    results = [signed(liar, Result(liar.peer_id, *place, bytes([n]) * 32)) for n in (1, 2)]
+    proof = contradiction(results)
+    assert proof is not None
+    ticket = (accused.directory / "ticket.txt").read_text().strip()
+    return Accusation(identity_of(by).peer_id, ticket, proof)
 
 
 def test_strangers_are_refused_with_a_reason_on_both_sides(federation: Make) -> None:
