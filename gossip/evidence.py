@@ -30,7 +30,7 @@ from typing import ClassVar, Final, NamedTuple, Self
 from p2pfl.crypto.identity import PeerId, parse_peer_id, verify
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.epoch_messages import MAX_TICKET_BYTES, Presence
-from p2pfl.gossip.messages import Bundle, Masked, Result, Reveal, Survivors
+from p2pfl.gossip.messages import Bundle, Check, Held, Masked, Part, Pledge, Result, Reveal, Survivors
 from p2pfl.gossip.wire import Limits, Message, Reader
 
 MAX_STATEMENT_BYTES: Final = (1 << 16) + 128
@@ -52,7 +52,11 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     for kind in (
         _Kind(Presence, slice(0, 2), slice(3, 5)),  # federation, epoch; nonce, commitment
         _Kind(Bundle, slice(0, 4), slice(4, None)),  # round, attempt, roster, recipient
-        _Kind(Masked, slice(0, 3), slice(3, None)),  # round, attempt, roster
+        _Kind(Masked, slice(0, 4), slice(4, None)),  # round, attempt, roster, chunk
+        _Kind(Pledge, slice(0, 3), slice(3, None)),  # round, attempt, roster
+        _Kind(Held, slice(0, 3), slice(3, None)),
+        _Kind(Part, slice(0, 5), slice(5, None)),  # round, attempt, roster, plan, chunk
+        _Kind(Check, slice(0, 4), slice(4, None)),  # round, attempt, roster, plan
         _Kind(Survivors, slice(0, 3), slice(3, None)),
         _Kind(Reveal, slice(0, 3), slice(3, None)),
         _Kind(Result, slice(0, 3), slice(3, None)),

@@ -229,7 +229,7 @@ class Scatter:
         if enough and seat.me in dict(entries) and self._is_smaller(entries, current):
             self._plans[seat.me] = plan = seat.broadcast(Plan(seat.me, *seat.context, entries, owners))
             self._begin_trial(plan, now)
-        elif current is None and self._covers(self._helds):
+        elif current is None and now >= self._late and self._covers(self._helds):
             self._failure = "too few members are left that hold each other's chunks"
 
     def _choose(self, current: Trial | None, now: float) -> tuple[Entries, tuple[PeerId, ...]]:
@@ -387,14 +387,15 @@ class _Early:
         self._messages: dict[PeerId, dict[bytes, dict[tuple[str, int], Part | Check]]] = {}
 
     def keep(self, message: Part | Check) -> None:
-        """Raises RemoteProtocolError for more than an honest member would send."""
+        """Raises RemoteProtocolError for a part that is longer than any. More parts than usual are not kept:
+        if they are of use, whoever has checked the sum is asked for them.
+        """
+        if isinstance(message, Part) and len(message.data) > self._longest:
+            raise RemoteProtocolError(message.author, "a part of the wrong length")
         sets = self._messages.setdefault(message.author, {})
         kept = sets.setdefault(message.plan, {})
-        chunk = message.chunk if isinstance(message, Part) else 0
-        kept.setdefault((message.TAG, chunk), message)
-        if len(kept) > self._most + 1 or (isinstance(message, Part) and len(message.data) > self._longest):
-            del sets[message.plan]
-            raise RemoteProtocolError(message.author, "more parts than one member adds up")
+        if isinstance(message, Check) or len(kept) <= self._most:
+            kept.setdefault((message.TAG, message.chunk if isinstance(message, Part) else 0), message)
         while len(sets) > _EARLY_PLANS:
             del sets[next(iter(sets))]
 

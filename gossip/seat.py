@@ -104,10 +104,12 @@ class Seat:
 
     def keep(self, slots: dict[PeerId, _S], message: _S) -> bool:
         """Store under the author; True if it is new. A second, different value is evidence."""
-        known = slots.setdefault(message.author, message)
-        if known is not message and known.signed_bytes() != message.signed_bytes():
+        known = slots.get(message.author)
+        if known is None:
+            slots[message.author] = message
+        elif known.signed_bytes() != message.signed_bytes():
             self.accuse(message.author, f"two different values of {message.TAG}", known, message)
-        return known is message
+        return known is None
 
     def check_survivors(self, author: PeerId, entries: Entries) -> None:
         """Raise unless ``entries`` are in roster order, ``author`` among them, and enough to be summed."""

@@ -190,7 +190,7 @@ class Learner:
             return None
         self._pending = _Pending(round, stage, *self._local_work(stage))
         digest = b"\0" * 32 if self.released is None else self.released.digest
-        return Prepared(round, stage, len(self._pending.values), digest)
+        return Prepared(round, stage, len(self._pending.values), digest, self._plan(stage).encoding.ring)
 
     def _local_work(self, stage: str) -> tuple[NDArray[np.float64], bool]:
         """The vector this node would contribute, and whether it touches records (and so costs epsilon)."""

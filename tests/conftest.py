@@ -2,7 +2,7 @@
 
 import os
 
-# Before NumPy is loaded: its threads would spend more time on meeting than on products as small as those here.
+# Before NumPy is loaded: for products as small as those here its threads meet longer than they multiply.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from hypothesis import settings

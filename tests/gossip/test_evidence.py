@@ -26,8 +26,12 @@ from p2pfl.gossip.evidence import (
 from p2pfl.gossip.messages import (
     Ack,
     Bundle,
+    Check,
+    Held,
     Masked,
     Message,
+    Part,
+    Pledge,
     Proposal,
     Ready,
     Result,
@@ -57,7 +61,7 @@ def presence(**changes: object) -> Presence:
 
 
 def masked(value: int, place: tuple[int, int, bytes] = PLACE) -> Masked:
-    return Masked.of(ALICE.peer_id, place, np.full(4, value, np.uint32))
+    return Masked.of(ALICE.peer_id, place, 0, bytes([value]) * 16)
 
 
 def said(value: int, place: tuple[int, int, bytes] = PLACE) -> dict[str, Message]:
@@ -66,6 +70,10 @@ def said(value: int, place: tuple[int, int, bytes] = PLACE) -> dict[str, Message
     made: list[Message] = [
         Bundle(me, *place, BOB.peer_id, mark),
         masked(value, place),
+        Pledge(me, *place, (mark,)),
+        Held(me, *place, ((me, mark),)),
+        Part(me, *place, bytes(32), 0, mark, b""),
+        Check(me, *place, bytes(32), (mark,), b""),
         Survivors(me, *place, ((me, mark), (BOB.peer_id, bytes(32)))),
         Reveal(me, *place, bytes(32), (mark,)),
         Result(me, *place, bytes(32), mark),

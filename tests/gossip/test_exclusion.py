@@ -357,7 +357,7 @@ class TwoFaced:
         match effect:
             case Send(peer, Masked() as masked) if PEERS.index(peer) % 2 and self._is_mine(masked):
                 place = (masked.round, masked.attempt, masked.roster)
-                other = Masked.of(masked.author, place, masked.values + np.uint32(1))
+                other = Masked.of(masked.author, place, 0, masked.data[:-1] + b"x")
                 return Send(peer, signed(IDENTITIES[self.number], other))
         return effect
 
@@ -457,7 +457,7 @@ def test_what_the_accused_sends_is_refused_from_then_on() -> None:
 
 def vectors_of(number: int, by: int) -> Accusation:
     place = (1, 0, bytes(32))
-    vectors = [Masked.of(PEERS[number], place, np.full(5, value, np.uint32)) for value in (1, 2)]
+    vectors = [Masked.of(PEERS[number], place, 0, bytes([value]) * 20) for value in (1, 2)]
     proof = contradiction([signed(IDENTITIES[number], vector) for vector in vectors])
     assert proof is not None
     return Accusation(PEERS[by], "", proof)

@@ -3,18 +3,39 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import seeded_random
+from p2pfl.crypto.ring import RING_16, RING_32, RING_64, Ring
+from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
-from p2pfl.gossip.events import Completed, Contribute, Effect, Evidence, Send
+from p2pfl.gossip.events import Completed, Compute, Contribute, Effect, Evidence, Send
 from p2pfl.gossip.masking import HeldShares, Masking, Secrets, _subsets
-from p2pfl.gossip.messages import Ack, Bundle, Fetch, Masked, Ready, Result, Reveal, SumMessage, Survivors
+from p2pfl.gossip.messages import (
+    Ack,
+    Bundle,
+    Check,
+    Fetch,
+    Held,
+    Masked,
+    Part,
+    Plan,
+    Pledge,
+    Ready,
+    Result,
+    Reveal,
+    SumMessage,
+    Survivors,
+    to_bytes,
+)
 from p2pfl.gossip.rehearsal import identity_of
 from p2pfl.gossip.roster import Roster
+from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.secure_sum import SecureSum
 from p2pfl.gossip.suite import SUITE
 from p2pfl.gossip.wire import Message, signed
@@ -69,10 +90,20 @@ class Dealt:
 # ---- arithmetic
 
 
+def masked_by(masking: Masking, values: NDArray[Any], *cuts: int) -> NDArray[Any]:
+    """The masked vector, made in slices that end at ``cuts``."""
+    masked, masker = values.copy(), masking.masker()
+    for part in np.split(masked, cuts):
+        masker.apply(part)
+    return masked
+
+
+@pytest.mark.parametrize("ring", [RING_16, RING_32, RING_64], ids=lambda ring: f"{ring.bits} bits")
 @pytest.mark.parametrize(("members", "colluders"), [(3, 1), (4, 1), (5, 2)])
-def test_whoever_survives_the_sum_is_exact(members: int, colluders: int) -> None:
+def test_whoever_survives_the_sum_is_exact(members: int, colluders: int, ring: Ring) -> None:
     dealt = Dealt(members, colluders)
-    masked = [masking.mask(VALUES[number]) for number, masking in enumerate(dealt.maskings)]
+    values = np.random.default_rng(2).integers(0, 1 << ring.bits, (members, DIM), ring.dtype)
+    masked = [masked_by(masking, values[number]) for number, masking in enumerate(dealt.maskings)]
     threshold = dealt.roster.thresholds.threshold
     for size in range(threshold, members + 1):
         for survivors in combinations(range(members), size):
@@ -84,19 +115,23 @@ def test_whoever_survives_the_sum_is_exact(members: int, colluders: int) -> None
                 own = dealt.secrets[owner]
                 assert secret == (own.seed if survived else own.mask_key.secret)
                 recovered[owner] = secret
-            total = np.add.reduce([masked[owner] for owner in survivors], dtype=np.uint32)
-            dealt.maskings[0].unmask(total, survivors, recovered)
-            assert np.array_equal(total, np.add.reduce(VALUES[list(survivors)], dtype=np.uint32))
+            total = np.add.reduce([masked[owner] for owner in survivors], dtype=ring.dtype)
+            dealt.maskings[0].unmasker(survivors, recovered).apply(total)
+            assert np.array_equal(total, np.add.reduce(values[list(survivors)], dtype=ring.dtype))
 
 
-def test_a_masked_vector_is_not_the_vector_and_the_input_is_left_alone() -> None:
-    dealt, values = Dealt(4), VALUES[0].copy()
-    masked = dealt.maskings[0].mask(values)
-    assert np.array_equal(values, VALUES[0])
-    assert not np.any(masked == values)
-    without_self = masked.copy()
-    SUITE.subtract_mask(without_self, dealt.maskings[0]._self_mask(dealt.secrets[0].seed))
-    assert not np.any(without_self == values), "pairwise masks remain"
+def test_a_masked_vector_is_not_the_vector() -> None:
+    dealt = Dealt(4)
+    masked = masked_by(dealt.maskings[0], VALUES[0])
+    assert not np.any(masked == VALUES[0])
+    SUITE.mask(dealt.maskings[0]._self_mask(dealt.secrets[0].seed)).take_from(masked)
+    assert not np.any(masked == VALUES[0]), "pairwise masks remain"
+
+
+def test_slices_of_a_masked_vector_are_the_whole() -> None:
+    masking, values = Dealt(4).maskings[2], np.arange(100_000, dtype=np.uint32)
+    whole = masked_by(masking, values)
+    assert np.array_equal(masked_by(masking, values, 1, 16_383, 16_384, 16_390, 70_000), whole)
 
 
 def test_every_attempt_masks_differently() -> None:
@@ -105,7 +140,7 @@ def test_every_attempt_masks_differently() -> None:
     for attempt in range(3):
         roster, secrets = a_roster(4, attempt=attempt)
         masking = Masking(roster, 0, secrets[0], SUITE)
-        masks |= {masking._self_mask(secrets[0].seed), masking._pair_seed(secrets[0].mask_key.secret, 1)}
+        masks |= {masking._self_mask(secrets[0].seed), masking._pair_seed(secrets[0].mask_key.secret, 0, 1)}
         masks.add(masking._bundle_key(0, 1))
         masks.add(masking._bundle_key(1, 0))
     assert len(masks) == 12
@@ -183,21 +218,25 @@ def test_shares_have_no_representation() -> None:
 class Bench:
     """Member 1 of a roster of four, by hand; the other three are made of keys and signatures only."""
 
-    def __init__(self, members: int = 4) -> None:
+    def __init__(self, members: int = 4, count: int = 1) -> None:
         self.dealt = Dealt(members)
         self.roster = self.dealt.roster
         self.lost: set[PeerId] = set()
-        self.machine = SecureSum(
-            roster=self.roster,
-            identity=IDENTITIES[1],
-            secrets=self.dealt.secrets[1],
-            lost=self.lost,
-            phase_seconds=1.0,
-            random=seeded_random(b"deal 1"),
-            suite=SUITE,
-            timer_prefix="round/7/0/",
-        )
+        chunks = Chunks(DIM, members, count)
+        seat = Seat(self.roster, IDENTITIES[1], self.lost, 1.0, RING_32, chunks, "round/7/0/")
+        self.machine = SecureSum(seat, self.dealt.secrets[1], seeded_random(b"deal 1"), SUITE)
         self.effects = self.machine.start(0.0)
+
+    def worked(self, effects: list[Effect], now: float) -> list[Effect]:
+        """What follows once everything that was to be computed is."""
+        done: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Compute):
+                key = effect.key.removeprefix("round/7/0/")
+                done += self.worked(self.machine.computed(key, effect.work(), now), now)
+            else:
+                done.append(effect)
+        return done
 
     def sign(self, author: int, build: Callable[..., SumMessage], *fields: object) -> SumMessage:
         message = build(GROUP[author], *self.roster.context, *fields)
@@ -206,14 +245,20 @@ class Bench:
     def take(
         self, author: int, build: Callable[..., SumMessage], *fields: object, now: float = 0.1
     ) -> list[Effect]:
-        return self.machine.receive(self.sign(author, build, *fields), now)
+        return self.worked(self.machine.receive(self.sign(author, build, *fields), now), now)
+
+    def wake(self, now: float) -> list[Effect]:
+        return self.worked(self.machine.wake(now), now)
+
+    def contribute(self, now: float) -> list[Effect]:
+        return self.worked(self.machine.contribute(VALUES[1], now), now)
 
     def bundle(self, author: int, now: float = 0.1) -> list[Effect]:
         return self.take(author, Bundle, GROUP[1], self.dealt.sealed[author, 1], now=now)
 
     def vector(self, author: int) -> Masked:
-        values = self.dealt.maskings[author].mask(VALUES[author])
-        return signed(IDENTITIES[author], Masked.of(GROUP[author], self.roster.context, values))
+        data = to_bytes(masked_by(self.dealt.maskings[author], VALUES[author]))
+        return signed(IDENTITIES[author], Masked.of(GROUP[author], self.roster.context, 0, data))
 
     def committed(self) -> "Bench":
         for author in (0, 2, 3):
@@ -224,9 +269,9 @@ class Bench:
 
     def with_vectors(self, *authors: int) -> "Bench":
         self.committed()
-        self.machine.contribute(VALUES[1], 0.2)
+        self.contribute(0.2)
         for author in authors:
-            self.effects = self.machine.receive(self.vector(author), 0.3)
+            self.effects = self.worked(self.machine.receive(self.vector(author), 0.3), 0.3)
         return self
 
     def entries(self, *numbers: int) -> tuple[tuple[PeerId, bytes], ...]:
@@ -257,9 +302,9 @@ def test_without_a_bundle_it_never_contributes() -> None:
         bench.bundle(author)
     for author in (0, 2, 3):
         bench.take(author, Ack)
-    bench.machine.wake(0.74)
+    bench.wake(0.74)
     assert not failed(bench)
-    bench.machine.wake(0.75)
+    bench.wake(0.75)
     assert failed(bench)
     assert not bench.machine.committed
 
@@ -270,7 +315,7 @@ def test_nor_if_both_deadlines_pass_at_once() -> None:
         bench.bundle(author)
     for author in (0, 2, 3):
         bench.take(author, Ack)
-    assert not any(isinstance(effect, Contribute) for effect in bench.machine.wake(1.0))
+    assert not any(isinstance(effect, Contribute) for effect in bench.wake(1.0))
     assert failed(bench)
 
 
@@ -281,8 +326,8 @@ def test_at_the_deadline_enough_acks_are_enough_and_fewer_are_not() -> None:
             bench.bundle(author)
         for author in acks:
             bench.take(author, Ack)
-        assert not any(isinstance(effect, Contribute) for effect in bench.machine.wake(0.99))
-        bench.machine.wake(1.0)
+        assert not any(isinstance(effect, Contribute) for effect in bench.wake(0.99))
+        bench.wake(1.0)
         assert bench.machine.committed == committed
         assert failed(bench) != committed
 
@@ -294,10 +339,10 @@ def test_a_lost_member_is_not_waited_for() -> None:
     bench.take(0, Ack)
     bench.take(3, Ack)
     bench.lost.add(GROUP[2])
-    assert any(isinstance(e, Contribute) for e in bench.machine.wake(0.2))
+    assert any(isinstance(e, Contribute) for e in bench.wake(0.2))
     bench = Bench()
     bench.lost.add(GROUP[2])
-    bench.machine.wake(0.2)
+    bench.wake(0.2)
     assert failed(bench), "its bundle will not come any more"
 
 
@@ -329,7 +374,7 @@ def test_the_driver_contributes_once_when_asked_and_what_was_agreed() -> None:
     for wrong in (VALUES[1][:3], VALUES[1].astype(np.int64), VALUES[:1]):
         with pytest.raises(LocalProtocolError):
             bench.machine.contribute(wrong, 0.1)
-    assert sent(bench.machine.contribute(VALUES[1], 0.1)) == [(Masked, 0), (Masked, 2), (Masked, 3)]
+    assert sent(bench.contribute(0.1)) == [(Masked, 0), (Masked, 2), (Masked, 3)]
     with pytest.raises(LocalProtocolError):
         bench.machine.contribute(VALUES[1], 0.1)
 
@@ -338,17 +383,17 @@ def test_only_the_first_in_order_commits_at_once() -> None:
     bench = Bench().with_vectors(0, 2, 3)
     assert sent(bench.effects) == []
     turn = 0.3 + 1.0 / 8
-    assert sent(bench.machine.wake(turn - 0.001)) == []
-    assert sent(bench.machine.wake(turn)) == [(Survivors, 0), (Survivors, 2), (Survivors, 3)]
+    assert sent(bench.wake(turn - 0.001)) == []
+    assert sent(bench.wake(turn)) == [(Survivors, 0), (Survivors, 2), (Survivors, 3)]
     bench = Bench().with_vectors(0, 2, 3)
     bench.lost.add(GROUP[0])
-    assert sent(bench.machine.wake(0.31)) == [(Survivors, 0), (Survivors, 2), (Survivors, 3)]
+    assert sent(bench.wake(0.31)) == [(Survivors, 0), (Survivors, 2), (Survivors, 3)]
 
 
 def test_it_signs_nothing_below_the_minimum() -> None:
     bench = Bench().with_vectors(0)
     for now in (1.2, 1.5, 2.0):
-        assert sent(bench.machine.wake(now)) == []
+        assert sent(bench.wake(now)) == []
     assert sent(bench.machine.receive(bench.vector(2), 3.0)) == [
         (Survivors, 0),
         (Survivors, 2),
@@ -361,14 +406,14 @@ def test_it_signs_one_set_whatever_it_is_shown_later() -> None:
     first = bench.take(0, Survivors, bench.entries(0, 1, 2, 3))
     assert sent(first) == [(Survivors, 0), (Survivors, 2), (Survivors, 3)]
     assert sent(bench.take(2, Survivors, bench.entries(0, 1, 2))) == []
-    assert sent(bench.machine.wake(5.0)) == []
+    assert sent(bench.wake(5.0)) == []
 
 
 def test_a_set_that_leaves_out_who_is_there_waits_for_the_deadline() -> None:
     bench = Bench().with_vectors(0, 2)
     assert sent(bench.take(0, Survivors, bench.entries(0, 1, 2))) == []
-    assert sent(bench.machine.wake(1.09)) == []
-    assert sent(bench.machine.wake(1.1)) == [(Survivors, 0), (Survivors, 2), (Survivors, 3)]
+    assert sent(bench.wake(1.09)) == []
+    assert sent(bench.wake(1.1)) == [(Survivors, 0), (Survivors, 2), (Survivors, 3)]
 
 
 def test_a_set_without_us_is_never_signed() -> None:
@@ -387,19 +432,20 @@ def test_vectors_are_fetched_after_a_while_from_one_signer_at_a_time() -> None:
     bench = Bench().with_vectors(0, 2)
     assert sent(bench.take(2, Survivors, bench.entries(0, 1, 2, 3))) == []
     assert sent(bench.take(0, Survivors, bench.entries(0, 1, 2, 3))) == []
-    assert sent(bench.machine.wake(0.1 + 1.0 / 8)) == [(Fetch, 2)]
-    assert sent(bench.machine.wake(0.1 + 2.0 / 8)) == [(Fetch, 0)]
-    assert sent(bench.machine.wake(0.1 + 3.0 / 8)) == []
+    assert sent(bench.wake(0.1 + 1.0 / 8)) == [(Fetch, 2)]
+    assert sent(bench.wake(0.1 + 2.0 / 8)) == [(Fetch, 0)]
+    assert sent(bench.wake(0.1 + 3.0 / 8)) == []
     assert sent(bench.machine.receive(bench.vector(3), 0.5))[0] == (Survivors, 0)
 
 
 def test_a_fetch_is_answered_once() -> None:
     bench = Bench().with_vectors(0)
     mark = bench.vector(0).digest
-    assert sent(bench.take(3, Fetch, GROUP[0], mark)) == [(Masked, 3)]
-    assert sent(bench.take(3, Fetch, GROUP[0], mark)) == []
-    assert sent(bench.take(3, Fetch, GROUP[2], mark)) == []
-    assert sent(bench.take(3, Fetch, GROUP[0], bytes(32))) == []
+    assert sent(bench.take(3, Fetch, "masked", GROUP[0], 0, mark)) == [(Masked, 3)]
+    assert sent(bench.take(3, Fetch, "masked", GROUP[0], 0, mark)) == []
+    assert sent(bench.take(3, Fetch, "masked", GROUP[2], 0, mark)) == []
+    assert sent(bench.take(3, Fetch, "masked", GROUP[0], 0, bytes(32))) == []
+    assert sent(bench.take(3, Fetch, "part", GROUP[0], 0, mark)) == []
 
 
 def test_nothing_is_revealed_below_the_threshold_and_the_right_things_at_it() -> None:
@@ -465,9 +511,9 @@ def test_it_ends_when_no_set_can_win() -> None:
 def test_it_ends_when_too_few_are_left() -> None:
     bench = Bench().with_vectors(0)
     bench.lost |= {GROUP[2], GROUP[3]}
-    bench.machine.wake(0.5)
+    bench.wake(0.5)
     assert not failed(bench), "they may come back until the deadline"
-    bench.machine.wake(1.1)
+    bench.wake(1.1)
     assert failed(bench)
 
 
@@ -480,6 +526,12 @@ BROKEN: dict[str, Callable[[Bench], tuple[int, Callable[..., SumMessage], tuple[
     "a stranger survives": lambda bench: (0, Survivors, ((*bench.entries(0, 1, 2), (GROUP[5], bytes(32))),)),
     "too few shares": lambda bench: (0, Reveal, (bytes(32), (bytes(33),) * 3)),
     "an ack of a stranger": lambda bench: (5, Ack, ()),
+    "survivors of a reduce-scatter": lambda bench: (0, Survivors, (bench.entries(0, 1, 2), bytes(32))),
+    "a pledge": lambda bench: (0, Pledge, ((bytes(32),),)),
+    "a held": lambda bench: (0, Held, (bench.entries(0, 1, 2),)),
+    "a plan": lambda bench: (0, Plan, (bench.entries(0, 1, 2), (GROUP[0],))),
+    "a part": lambda bench: (0, Part, (bytes(32), 0, bytes(32), bytes(16))),
+    "a check": lambda bench: (0, Check, (bytes(32), (bytes(32),), bytes(160))),
 }
 
 
@@ -492,8 +544,9 @@ def test_no_honest_member_writes(case: str) -> None:
     assert caught.value.peer == GROUP[author]
 
 
-def test_a_vector_of_another_length_is_refused() -> None:
+@pytest.mark.parametrize(("chunk", "length"), [(0, DIM + 1), (0, DIM - 1), (1, DIM)])
+def test_a_vector_of_another_length_is_refused(chunk: int, length: int) -> None:
     bench = Bench().committed()
-    odd = signed(IDENTITIES[0], Masked.of(GROUP[0], bench.roster.context, np.zeros(DIM + 1, np.uint32)))
+    odd = signed(IDENTITIES[0], Masked.of(GROUP[0], bench.roster.context, chunk, bytes(4 * length)))
     with pytest.raises(RemoteProtocolError):
         bench.machine.receive(odd, 0.3)

@@ -254,7 +254,7 @@ def test_a_newcomer_is_told_which_round_it_is_in(store: Store) -> None:
 def test_evidence_is_kept_with_its_signature_and_without_its_bulk(store: Store) -> None:
     work = rounds(store, manifest("none"), Played())
     masked = [
-        signed(OTHER, Masked.of(OTHER.peer_id, (1, 0, bytes(32)), np.full(100_000, value, np.uint32)))
+        signed(OTHER, Masked.of(OTHER.peer_id, (1, 0, bytes(32)), 0, bytes([value]) * 400_000))
         for value in (1, 2)
     ]
 
@@ -287,7 +287,7 @@ def test_who_contradicted_itself_is_written_down_before_its_connection_ends(
     )
     place = (1, 0, bytes(32))
     masked = [
-        signed(accused, Masked.of(accused.peer_id, place, np.full(3, value, np.uint32))) for value in (1, 2)
+        signed(accused, Masked.of(accused.peer_id, place, 0, bytes([value]) * 12)) for value in (1, 2)
     ]
     proof = contradiction(masked)
     assert proof is not None
