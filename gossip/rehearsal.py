@@ -6,9 +6,8 @@ All members are honest unless ``wrap`` replaces one; identities, secrets and fau
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto.identity import Identity, PeerId
@@ -54,7 +53,7 @@ class Rehearsal:
 
     def __init__(
         self,
-        values: NDArray[np.uint32],
+        values: NDArray[Any],
         *,
         round: int = 7,
         minimum: int = 3,
@@ -128,10 +127,10 @@ class Rehearsal:
         self.net.run()
         return self
 
-    def oracle(self, survivors: Sequence[PeerId]) -> NDArray[np.uint32]:
-        """The sum that these survivors must come to: uint32, shape (dim,)."""
+    def oracle(self, survivors: Sequence[PeerId]) -> NDArray[Any]:
+        """The sum that these survivors must come to: over the ring, shape (dim,)."""
         numbers = [self.group.index(peer) for peer in survivors]
-        total: NDArray[np.uint32] = group_sums(self.values, [range(len(self.values))], numbers)[0]
+        total: NDArray[Any] = group_sums(self.values, [range(len(self.values))], numbers)[0]
         return total
 
     @property

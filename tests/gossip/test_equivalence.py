@@ -5,17 +5,22 @@ for bit.
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import trio
 import trio.testing
+from exchanges import CUTS, Cut
 from numpy.typing import NDArray
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import seeded_random
+from p2pfl.crypto.ring import RING_16, RING_32, RING_64, Ring
 from p2pfl.gossip.events import (
     Completed,
+    Compute,
+    Computed,
     Contribute,
     Contribution,
     Effect,
@@ -44,14 +49,16 @@ class Node:
 
     machine: RoundMachine
     peer: PeerId
-    values: NDArray[np.uint32]
+    values: NDArray[Any]
+    ring: Ring
     deaf: bool = False
     end: Completed | Skipped | None = None
 
     async def run(self, swarm: "Swarm", nursery: trio.Nursery) -> None:
         timers: dict[str, float] = {}
         _, inbox = swarm.inboxes[self.peer]
-        self.perform(Prepared(ROUND, "training", len(self.values), bytes(32)), swarm, nursery, timers)
+        prepared = Prepared(ROUND, "training", len(self.values), bytes(32), self.ring)
+        self.perform(prepared, swarm, nursery, timers)
         while timers:
             key = min(timers, key=timers.__getitem__)
             event: Event = TimerExpired(key)
@@ -71,6 +78,8 @@ class Node:
                     timers[key] = at
                 case Contribute():
                     self.perform(Contribution(ROUND, self.values), swarm, nursery, timers)
+                case Compute():
+                    nursery.start_soon(swarm.compute, self.peer, effect)
                 case Completed() | Skipped():
                     self.end = effect
 
@@ -88,6 +97,10 @@ class Swarm:
         limits = Limits(len(self.nodes[0].values))
         message = decode_untrusted(sender, data, limits, ROUND_MESSAGES)
         await self.inboxes[receiver][0].send(Received(sender, message))
+
+    async def compute(self, peer: PeerId, effect: Compute) -> None:
+        await trio.sleep(self.rng.uniform(0.001, 0.05))  # meanwhile messages arrive
+        await self.inboxes[peer][0].send(Computed(effect.round, effect.key, effect.work()))
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -109,54 +122,96 @@ def cases() -> list[tuple[int, tuple[tuple[int, ...], ...]]]:
     return partitions
 
 
-def by_simulation(
-    values: NDArray[np.uint32], group: tuple[int, ...], seed: int, lost: set[int]
-) -> list[Effect]:
-    crashes = {group.index(node): 0 for node in group if node in lost}
-    link = unreliable(0.001, 0.05, duplicate=0.1)
-    rehearsal = Rehearsal(values[list(group)], seed=seed, link=link, codec=True, crashes=crashes).run()
-    return [rehearsal.ended[peer] for peer in rehearsal.group if peer in rehearsal.ended]
+@dataclass(frozen=True)
+class Setting:
+    """How the values of twelve nodes are summed, and who of them is lost from the start."""
+
+    values: NDArray[Any]
+    seed: int
+    cut: Cut
+    ring: Ring
+    lost: frozenset[int]
+
+    def by_simulation(self, group: tuple[int, ...]) -> list[Effect]:
+        rehearsal = Rehearsal(
+            self.values[list(group)],
+            seed=self.seed,
+            link=unreliable(0.001, 0.05, duplicate=0.1),
+            codec=True,
+            cut=self.cut,
+            ring=self.ring,
+            crashes={group.index(node): 0 for node in group if node in self.lost},
+        ).run()
+        return [rehearsal.ended[peer] for peer in rehearsal.group if peer in rehearsal.ended]
+
+    def by_trio(self, group: tuple[int, ...]) -> list[Effect]:
+        identities = [identity_of(number) for number in range(len(group))]
+        peers = [identity.peer_id for identity in identities]
+        nodes = [
+            Node(
+                RoundMachine(
+                    identity=identity,
+                    federation=FEDERATION,
+                    roster_digest=EPOCH_ROSTER,
+                    round=ROUND,
+                    group=peers,
+                    minimum=3,
+                    colluders=1,
+                    timing=FixedTiming(),
+                    random=seeded_random(b"%d/%d" % (self.seed, number)),
+                    cut=self.cut,
+                ),
+                identity.peer_id,
+                self.values[group[number]],
+                self.ring,
+                deaf=group[number] in self.lost,
+            )
+            for number, identity in enumerate(identities)
+        ]
+        swarm = Swarm(nodes, self.seed)
+        trio.run(swarm.run, clock=trio.testing.MockClock(autojump_threshold=0))
+        return [node.end for node in nodes if node.end is not None and not node.deaf]
 
 
-def by_trio(values: NDArray[np.uint32], group: tuple[int, ...], seed: int, lost: set[int]) -> list[Effect]:
-    identities = [identity_of(number) for number in range(len(group))]
-    peers = [identity.peer_id for identity in identities]
-    nodes = [
-        Node(
-            RoundMachine(
-                identity=identity,
-                federation=FEDERATION,
-                roster_digest=EPOCH_ROSTER,
-                round=ROUND,
-                group=peers,
-                minimum=3,
-                colluders=1,
-                timing=FixedTiming(),
-                random=seeded_random(b"%d/%d" % (seed, number)),
-            ),
-            identity.peer_id,
-            values[group[number]],
-            deaf=group[number] in lost,
-        )
-        for number, identity in enumerate(identities)
-    ]
-    swarm = Swarm(nodes, seed)
-    trio.run(swarm.run, clock=trio.testing.MockClock(autojump_threshold=0))
-    return [node.end for node in nodes if node.end is not None and not node.deaf]
-
-
-@pytest.mark.parametrize("drop", [False, True], ids=["everybody", "one lost"])
-@pytest.mark.parametrize(("seed", "groups"), cases())
-def test_three_drivers_agree_bit_for_bit(seed: int, groups: tuple[tuple[int, ...], ...], drop: bool) -> None:
-    values = np.random.default_rng(seed).integers(0, 2**32, (12, 9), dtype=np.uint32)
-    lost = {group[-1] for group in groups if len(group) > 3} if drop else set[int]()
+def agree(groups: tuple[tuple[int, ...], ...], seed: int, cut: Cut, ring: Ring, drop: bool) -> None:
+    """Whatever is between the members, they come to what the oracle says."""
+    values = np.random.default_rng(seed).integers(0, 1 << ring.bits, (12, 9), ring.dtype)
+    lost = frozenset(group[-1] for group in groups if len(group) > 3) if drop else frozenset[int]()
+    setting = Setting(values, seed, cut, ring, lost)
     oracle = group_sums(values, groups, set(range(12)) - lost)
     for group, total in zip(groups, oracle, strict=True):
-        for ends in (by_simulation(values, group, seed, lost), by_trio(values, group, seed, lost)):
+        for ends in (setting.by_simulation(group), setting.by_trio(group)):
             assert len(ends) == len(set(group) - lost)
             for end in ends:
                 assert isinstance(end, Completed)
+                assert end.total.dtype == ring.dtype
                 assert np.array_equal(end.total, total)
+
+
+@pytest.mark.parametrize("exchange", CUTS)
+@pytest.mark.parametrize("drop", [False, True], ids=["everybody", "one lost"])
+@pytest.mark.parametrize(("seed", "groups"), cases())
+def test_three_drivers_agree_bit_for_bit(
+    seed: int, groups: tuple[tuple[int, ...], ...], drop: bool, exchange: str
+) -> None:
+    agree(groups, seed, CUTS[exchange], RING_32, drop)
+
+
+@pytest.mark.parametrize("exchange", CUTS)
+@pytest.mark.parametrize("ring", [RING_16, RING_64], ids=lambda ring: f"{ring.bits} bits")
+def test_and_in_every_ring(ring: Ring, exchange: str) -> None:
+    agree(((0, 1, 2, 3), (4, 5, 6, 7, 8)), 5, CUTS[exchange], ring, drop=True)
+
+
+def test_the_two_exchanges_come_to_the_same() -> None:
+    values = np.random.default_rng(9).integers(0, 2**32, (5, 33), dtype=np.uint32)
+    for members in range(3, 6):
+        totals = [
+            Rehearsal(values[:members], cut=cut).run().completed[identity_of(0).peer_id].total
+            for cut in CUTS.values()
+        ]
+        for total in totals:
+            assert np.array_equal(total, values[:members].sum(axis=0, dtype=np.uint32))
 
 
 def test_the_oracle_is_the_obvious_sum() -> None:
@@ -167,10 +222,12 @@ def test_the_oracle_is_the_obvious_sum() -> None:
         assert row.tolist() == expected
 
 
-def test_same_seed_same_history() -> None:
+@pytest.mark.parametrize("exchange", CUTS)
+def test_same_seed_same_history(exchange: str) -> None:
     def history(seed: int) -> list[object]:
         values = np.arange(12, dtype=np.uint32).reshape(4, 3)
-        rehearsal = Rehearsal(values, seed=seed, link=unreliable(0.0, 1.0, 0.05, 0.1)).run()
+        link = unreliable(0.0, 1.0, 0.05, 0.1)
+        rehearsal = Rehearsal(values, seed=seed, link=link, cut=CUTS[exchange]).run()
         return [(sent.at, sent.sender, sent.receiver, encode(sent.message)) for sent in rehearsal.net.sent]
 
     assert history(1) == history(1)

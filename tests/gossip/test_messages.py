@@ -189,7 +189,7 @@ WRONG = {
     "an owner that is none": lambda: forged(EXAMPLE["plan"], owners=("nobody",)),
     "a check of too many parts": lambda: forged(EXAMPLE["check"], parts=(bytes(32),) * (MAX_CHUNKS + 1)),
     "too many words": lambda: forged(EXAMPLE["check"], words=bytes(MAX_CHECK_BYTES + 1)),
-    "a fetch of a bundle": lambda: encode(replace(EXAMPLE["fetch"], kind=Bundle.TAG)),
+    "a fetch of a bundle": lambda: encode(Fetch(ME, *PLACE, Bundle.TAG, OTHER, 0, bytes(32))),
     "a signed fetch": lambda: encode(replace(EXAMPLE["fetch"], signature=bytes(64))),
     "an unsigned ack": lambda: encode(replace(EXAMPLE["ack"], signature=b"")),
     "a short signature": lambda: encode(replace(EXAMPLE["ack"], signature=bytes(63))),

@@ -565,9 +565,9 @@ def to_odd(
 
 def shifted(message: Message) -> Message:
     assert isinstance(message, Masked)
-    return Masked.of(
-        message.author, (message.round, message.attempt, message.roster), message.values + np.uint32(1)
-    )
+    values = np.frombuffer(message.data, "<u4") + np.uint32(1)
+    place = (message.round, message.attempt, message.roster)
+    return Masked.of(message.author, place, message.chunk, values.tobytes())
 
 
 def test_two_masked_vectors_of_one_member_never_make_a_wrong_sum() -> None:
