@@ -13,6 +13,7 @@ is not measured afresh here.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,16 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.masks import Mask
 from p2pfl.crypto.randomness import Keystream, system_random
 from p2pfl.crypto.ring import Encoding, encode, largest_fraction_bits
 from p2pfl.crypto.shamir import combine, split
-from p2pfl.gossip.broadcast import mask_slice
-from p2pfl.gossip.chunks import Chunks
-from p2pfl.gossip.linear_check import check_values
 from p2pfl.gossip.masking import Masking, Secrets
 from p2pfl.gossip.messages import Ready
 from p2pfl.gossip.roster import Roster
@@ -153,7 +150,11 @@ class Group:
         script = [sys.executable, str(Path(__file__).with_name("secure_sum_member.py"))]
         self.processes = [
             subprocess.Popen(
-                [*script, str(number), str(members)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [*script, str(number), str(members)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # as p2pfl has it
             )
             for number in range(members)
         ]

@@ -5,7 +5,7 @@ silent, the next one does. The others sign the first such set of which they hold
 included, and fetch what they lack from who has signed it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import Values
 from p2pfl.gossip.masking import Masker
-from p2pfl.gossip.messages import Entries, Fetch, Masked, Message, Survivors, VectorMessage, to_bytes
+from p2pfl.gossip.messages import Entries, Fetch, Masked, Message, Survivors, VectorMessage, on_the_wire
 from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.wire import digest
 
@@ -24,11 +24,11 @@ Choice = tuple[Entries, bytes]
 """What a member signs: the survivors and, in a reduce-scatter, the digest of the parts."""
 
 
-def mask_slice(values: Values, where: slice, masker: Masker) -> tuple[bytes, bytes]:
+def mask_slice(values: Values, where: slice, masker: Masker) -> tuple[memoryview, bytes]:
     """The masked elements as they cross the wire, and their digest. To be called slice after slice."""
     masked = np.array(values[where])
     masker.apply(masked)
-    data = to_bytes(masked)
+    data = on_the_wire(masked)
     return data, digest(labels.MASKED_DIGEST, data)
 
 
@@ -156,7 +156,7 @@ class Broadcast:
         return mark in self._vectors.get(peer, ())
 
 
-def add_up(vectors: list[bytes], dtype: "np.dtype[Any]") -> NDArray[Any]:
+def add_up(vectors: Sequence[bytes | memoryview], dtype: "np.dtype[Any]") -> NDArray[Any]:
     """The sum of vectors over the ring, as they crossed the wire: a fresh array."""
     total = np.frombuffer(vectors[0], dtype).copy()
     for data in vectors[1:]:

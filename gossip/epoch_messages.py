@@ -65,7 +65,7 @@ class Presence(Message):
         return (*self._bound, self.addresses)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context = (fields.digest(), fields.number(MAX_EPOCH), fields.digest())
         secrets = (fields.digest(), fields.digest())
         ticket = fields.blob(MAX_TICKET_BYTES).decode("ascii")
@@ -108,7 +108,7 @@ class Sync(Message):
         return (self.epoch, self.digest, self.present, self.closed, self.round)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         gathering = (fields.number(MAX_EPOCH), fields.digest(), fields.flag())
         return cls(author, *gathering, fields.digest(), fields.number())
 
@@ -127,7 +127,7 @@ class Wanted(Message):
         return (self.epoch, self.digest)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         return cls(author, fields.number(MAX_EPOCH), fields.digest())
 
 
@@ -150,14 +150,14 @@ class Presences(Message):
         return b"".join(len(wire).to_bytes(_LENGTH_BYTES, "big") + wire for wire in wires)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         presences, at = [], 0
         for _ in range(fields.number(2 * MAX_ROSTER + 1)):
             start = at + _LENGTH_BYTES
             at = start + int.from_bytes(payload[at:start], "big")
             if not start < at <= len(payload) or at - start > _MAX_PRESENCE_BYTES:
                 raise ValueError("the presences are cut short")
-            presences.append(cast(Presence, decode_relayed(payload[start:at], Limits(0), _PRESENCE)))
+            presences.append(cast(Presence, decode_relayed(bytes(payload[start:at]), Limits(0), _PRESENCE)))
         if at != len(payload):
             raise ValueError("there is more than presences")
         return cls(author, tuple(presences))

@@ -87,9 +87,9 @@ class Accusation(Message):
         return pack(self.messages)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         ticket = fields.blob(MAX_TICKET_BYTES).decode("ascii")
-        match unpack_untrusted(payload, cls.max_payload_bytes(Limits(0))):
+        match unpack_untrusted(bytes(payload), cls.max_payload_bytes(Limits(0))):
             case [bytes(first), bytes(second)]:
                 _require_contradiction(first, second)
                 return cls(author, ticket, (first, second))

@@ -115,7 +115,7 @@ class Ready(Message):
         return (*context, self.stage, self.dim, *keys, self.state_digest)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context = (fields.digest(), fields.digest(), fields.number(), fields.number(MAX_ATTEMPTS))
         stage, dim = fields.text(MAX_STAGE_CHARACTERS), fields.number(1 << 32)
         keys = (fields.digest(), fields.digest(), fields.digest())
@@ -139,7 +139,7 @@ class Proposal(Message):
         return (self.round, self.attempt, tuple(encode(ready) for ready in self.readies))
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context = (fields.number(), fields.number(MAX_ATTEMPTS))
         wires = fields.items(MAX_MEMBERS, lambda item: item.blob(1024))
         kinds: dict[str, type[Message]] = {Ready.TAG: Ready}
@@ -164,7 +164,7 @@ class Bundle(Message):
         return (self.round, self.attempt, self.roster, self.recipient, self.sealed)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         return cls(author, *_context(fields), fields.peer(), fields.blob(MAX_SEALED_BYTES))
 
 
@@ -183,7 +183,7 @@ class Ack(Message):
         return (self.round, self.attempt, self.roster)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         return cls(author, *_context(fields))
 
 
@@ -200,12 +200,17 @@ class Masked(Message):
     roster: bytes
     chunk: int
     digest: bytes
-    data: bytes = field(repr=False, compare=False)
+    data: bytes | memoryview = field(repr=False, compare=False)
     """The elements, little-endian."""
 
     @classmethod
     def of(
-        cls, author: PeerId, context: Context, chunk: int, data: bytes, known: bytes | None = None
+        cls,
+        author: PeerId,
+        context: Context,
+        chunk: int,
+        data: bytes | memoryview,
+        known: bytes | None = None,
     ) -> Self:
         """The message (still unsigned) that carries ``data``; ``known``: its digest, if it is at hand."""
         return cls(author, *context, chunk, known or digest(labels.MASKED_DIGEST, data), data)
@@ -213,11 +218,11 @@ class Masked(Message):
     def body(self) -> tuple[object, ...]:
         return (self.round, self.attempt, self.roster, self.chunk, self.digest)
 
-    def payload(self) -> bytes:
+    def payload(self) -> bytes | memoryview:
         return self.data
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context, chunk, claimed = _context(fields), fields.number(MAX_CHUNKS), fields.digest()
         if digest(labels.MASKED_DIGEST, payload) != claimed:
             raise ValueError("the masked chunk is not the one that was signed")
@@ -249,7 +254,7 @@ class Pledge(Message):
         return (self.round, self.attempt, self.roster, self.digests)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         return cls(author, *_context(fields), fields.items(MAX_CHUNKS, Reader.digest))
 
 
@@ -271,7 +276,7 @@ class Held(Message):
         return (self.round, self.attempt, self.roster, self.entries)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         return cls(author, *_context(fields), fields.items(MAX_MEMBERS, _entry))
 
 
@@ -299,7 +304,7 @@ class Plan(Message):
         return (self.round, self.attempt, self.roster, self.entries, self.owners)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context, entries = _context(fields), fields.items(MAX_MEMBERS, _entry)
         return cls(author, *context, entries, fields.items(MAX_MEMBERS, Reader.peer))
 
@@ -318,17 +323,17 @@ class Part(Message):
     plan: bytes
     chunk: int
     digest: bytes
-    data: bytes = field(repr=False, compare=False)
+    data: bytes | memoryview = field(repr=False, compare=False)
     """The elements, little-endian."""
 
     def body(self) -> tuple[object, ...]:
         return (self.round, self.attempt, self.roster, self.plan, self.chunk, self.digest)
 
-    def payload(self) -> bytes:
+    def payload(self) -> bytes | memoryview:
         return self.data
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context, plan = _context(fields), fields.digest()
         chunk, claimed = fields.number(MAX_CHUNKS), fields.digest()
         if digest(labels.PART_DIGEST, payload) != claimed:
@@ -361,7 +366,7 @@ class Check(Message):
         return (self.round, self.attempt, self.roster, self.plan, self.parts, self.words)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context, plan = _context(fields), fields.digest()
         parts = fields.items(MAX_CHUNKS, Reader.digest)
         return cls(author, *context, plan, parts, fields.blob(MAX_CHECK_BYTES))
@@ -392,7 +397,7 @@ class Survivors(Message):
         return (self.round, self.attempt, self.roster, self.entries, self.parts)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context, entries = _context(fields), fields.items(MAX_MEMBERS, _entry)
         parts = fields.blob(DIGEST_BYTES)
         if len(parts) not in (0, DIGEST_BYTES):
@@ -428,7 +433,7 @@ class Fetch(Message):
         return (self.round, self.attempt, self.roster, self.kind, self.of, self.chunk, self.mark)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context, kind = _context(fields), fields.text(MAX_STAGE_CHARACTERS)
         if kind not in (Masked.TAG, Part.TAG, Check.TAG):
             raise ValueError("nothing of this kind is fetched")
@@ -456,7 +461,7 @@ class Reveal(Message):
         return (self.round, self.attempt, self.roster, self.survivors, self.shares)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context, survivors = _context(fields), fields.digest()
         return cls(
             author, *context, survivors, fields.items(MAX_MEMBERS, lambda item: item.blob(MAX_SHARE_BYTES))
@@ -480,7 +485,7 @@ class Result(Message):
         return (self.round, self.attempt, self.roster, self.survivors, self.digest)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         return cls(author, *_context(fields), fields.digest(), fields.digest())
 
 
@@ -518,16 +523,16 @@ def parts_digest(survivors: bytes, parts: Sequence[bytes]) -> bytes:
 
 def result_digest(survivors: bytes, total: NDArray[Any]) -> bytes:
     """What identifies a sum over the survivors with that digest."""
-    return digest(labels.RESULT_DIGEST, survivors, _little_endian(total).data)
+    return digest(labels.RESULT_DIGEST, survivors, on_the_wire(total))
 
 
-def to_bytes(values: NDArray[Any]) -> bytes:
-    """Ring elements as they cross the wire: little-endian."""
-    return _little_endian(values).tobytes()
-
-
-def _little_endian(values: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
+def on_the_wire(values: NDArray[Any]) -> memoryview:
+    """The bytes of ring elements as they cross the wire, little-endian: the array's own, which must not
+    change any more.
+    """
+    own = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
+    own.flags.writeable = False
+    return own.view(np.uint8).data
 
 
 def _context(fields: Reader) -> Context:

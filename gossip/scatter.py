@@ -25,10 +25,11 @@ A member that sends what it should not is hung up on, before it is kept.
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto.identity import PeerId
-from p2pfl.gossip.broadcast import Choice, add_up, mask_slice
+from p2pfl.gossip.broadcast import Choice, mask_slice
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import Values
 from p2pfl.gossip.masking import Masker
@@ -93,7 +94,7 @@ class Scatter:
         elif not self._signed and (trial := self._trials.get(bytes.fromhex(which))) is not None:
             trial.computed(task, value)
 
-    def _publish(self, chunk: int, data: bytes, known: bytes) -> None:
+    def _publish(self, chunk: int, data: memoryview, known: bytes) -> None:
         """Send a chunk of ours to its owner, and after the last one the pledge to everybody."""
         seat = self._seat
         masked = seat.sign(Masked.of(seat.me, seat.context, chunk, data, known))
@@ -307,7 +308,8 @@ class Scatter:
     def total(self, choice: Choice) -> Callable[[], NDArray[Any]]:
         """What computes that sum, a fresh array."""
         parts = next(trial.parts for trial in self._trials.values() if trial.choice == choice)
-        return lambda: add_up([b"".join(parts)], self._seat.ring.dtype)
+        dtype = self._seat.ring.dtype
+        return lambda: np.concatenate([np.frombuffer(part, dtype) for part in parts])
 
     @property
     def phase(self) -> str:

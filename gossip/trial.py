@@ -26,6 +26,7 @@ secret; a broadcast shows those to everybody.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -45,9 +46,9 @@ from p2pfl.gossip.messages import (
     Part,
     Plan,
     Pledge,
+    on_the_wire,
     parts_digest,
     survivors_digest,
-    to_bytes,
 )
 from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.wire import digest
@@ -93,7 +94,9 @@ class Trial:
         self._checking = False
         self._disputed: int | None = None  # the owner whose words do not add up
         self._judging = False
-        self._true: dict[tuple[PeerId, int], NDArray[Any]] = {}  # words, by contributor and owner, that we saw
+        self._true: dict[
+            tuple[PeerId, int], NDArray[Any]
+        ] = {}  # words, by contributor and owner, that we saw
         self._liars: list[PeerId] = []  # contributors whose checks have others
         seat.timer(f"trial/{until}", until)
 
@@ -182,8 +185,10 @@ class Trial:
     @property
     def choice(self) -> Choice | None:
         """What to sign once it is verified; None while a part is missing."""
-        if len(self._parts) < len(self._owners):
-            return None
+        return self._choice if len(self._parts) == len(self._owners) else None
+
+    @cached_property
+    def _choice(self) -> Choice:
         survivors = survivors_digest(self._seat.roster.digest, self.entries)
         return self.entries, parts_digest(survivors, self._part_digests)
 
@@ -198,7 +203,7 @@ class Trial:
         return (owners | self.culprits) - {self._seat.me}
 
     @property
-    def parts(self) -> list[bytes]:
+    def parts(self) -> list[bytes | memoryview]:
         """All parts in order, as they crossed the wire."""
         return [self._parts[chunk].data for chunk in range(len(self._owners))]
 
@@ -219,7 +224,7 @@ class Trial:
         vectors, dtype = [self._held[peer, chunk].data for peer in self.members], self._seat.ring.dtype
         self._seat.compute(f"{self.mark.hex()}/add-{chunk}", lambda: _part(vectors, dtype))
 
-    def _publish(self, chunk: int, data: bytes, known: bytes) -> None:
+    def _publish(self, chunk: int, data: memoryview, known: bytes) -> None:
         self._adding = None
         seat = self._seat
         part = Part(seat.me, *seat.context, self.mark, chunk, known, data)
@@ -254,8 +259,8 @@ class Trial:
     # Disputes.
 
     def _dispute(self, owner: int) -> None:
-        """Have the owner of chunks show what it added up, and look at it: first at what came of those who have
-        lied about another's, as the chunks of all of it are as long as a vector.
+        """Have the owner of chunks show what it added up, and look at it: first at what came of those who
+        have lied about another's, as the chunks of all of it are as long as a vector.
         """
         if self._judging or self.culprits:
             return
@@ -274,7 +279,7 @@ class Trial:
         seed, dtype, owners = self._seed, self._seat.ring.dtype, self._owners
 
         def judge() -> tuple[list[int], dict[PeerId, NDArray[Any]]]:
-            sums = {chunk: to_bytes(add_up([held[of][chunk] for of in held], dtype)) for chunk in parts}
+            sums = {chunk: on_the_wire(add_up([held[of][chunk] for of in held], dtype)) for chunk in parts}
             true = {of: _words(seed, vector, owners, dtype)[owner] for of, vector in held.items()}
             return [chunk for chunk in parts if sums[chunk] != parts[chunk]], true
 
@@ -308,8 +313,9 @@ class Trial:
         digests = self._part_digests
         return [peer for peer, check in self._checks.items() if check.parts != digests]
 
-    @property
+    @cached_property
     def _part_digests(self) -> tuple[bytes, ...]:
+        """Of all parts, which are there and do not change."""
         return tuple(self._parts[chunk].digest for chunk in range(len(self._owners)))
 
     @property
@@ -318,12 +324,15 @@ class Trial:
         return digest(labels.CHALLENGE, pack((self.mark, self._part_digests)))
 
     def _packed(self, words: Words) -> bytes:
-        return b"".join(to_bytes(words[owner]) for owner in sorted(words))
+        return b"".join(on_the_wire(words[owner]) for owner in sorted(words))
 
     def _words_of(self, peer: PeerId, owner: int) -> NDArray[Any]:
         """Of its vector for that owner: as we saw it, or as its check says."""
-        rows = np.frombuffer(self._checks[peer].words, self._seat.ring.dtype).reshape(-1, CHECKS)
-        return self._true.get((peer, owner), rows[sorted(set(self._owners)).index(owner)])
+        if (peer, owner) in self._true:
+            return self._true[peer, owner]
+        row = sorted(set(self._owners)).index(owner)
+        words = np.frombuffer(self._checks[peer].words, self._seat.ring.dtype)
+        return words[row * CHECKS : (row + 1) * CHECKS]
 
     def _ask_for_chunk(self, peer: PeerId, of: PeerId, chunk: int) -> None:
         self.wanted.add((of, chunk))
@@ -337,11 +346,13 @@ class Trial:
             self._seat.send(peer, Fetch(self._seat.me, *self._seat.context, kind, of, chunk, mark))
 
 
-def _part(vectors: list[bytes], dtype: "np.dtype[Any]") -> tuple[bytes, bytes]:
+def _part(vectors: Sequence[bytes | memoryview], dtype: "np.dtype[Any]") -> tuple[memoryview, bytes]:
     """The sum of chunks as it crosses the wire, and its digest."""
-    data = to_bytes(add_up(vectors, dtype))
+    data = on_the_wire(add_up(vectors, dtype))
     return data, digest(labels.PART_DIGEST, data)
 
 
-def _words(seed: bytes, chunks: Mapping[int, bytes], owners: Sequence[int], dtype: "np.dtype[Any]") -> Words:
+def _words(
+    seed: bytes, chunks: Mapping[int, bytes | memoryview], owners: Sequence[int], dtype: "np.dtype[Any]"
+) -> Words:
     return check_values(seed, {c: np.frombuffer(data, dtype) for c, data in chunks.items()}, owners)

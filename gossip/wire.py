@@ -20,6 +20,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Self, TypeVar
+
 from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id, verify
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.errors import RemoteProtocolError
@@ -28,8 +29,14 @@ DIGEST_BYTES: Final = 32
 _SIGNATURE_BYTES: Final = 64
 _MAX_PEER_CHARACTERS: Final = 64
 _MAX_ENVELOPE_OVERHEAD: Final = 128
+_EMPTY: Final = 2
+"""Bytes of an empty byte string."""
 _BITS: Final = 63
 
+_LENGTHS: Final = {b"\xc4": 1, b"\xc5": 2, b"\xc6": 4}
+"""Of the length of a byte string, by its first byte."""
+
+_B = TypeVar("_B", bytes, memoryview)
 _M = TypeVar("_M", bound="Message")
 _T = TypeVar("_T")
 
@@ -143,12 +150,12 @@ class Message:
         """The canonical bytes that the signature covers (after its label)."""
         return pack((self.author, *self.body()))
 
-    def payload(self) -> bytes:
+    def payload(self) -> bytes | memoryview:
         """Bulk data outside the body; whatever binds it is in the body."""
         return b""
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         """The inverse of :meth:`body` and :meth:`payload`; raises ValueError for anything malformed."""
         raise NotImplementedError
 
@@ -174,7 +181,9 @@ def signed(identity: Identity, message: _M) -> _M:
 
 def encode(message: Message) -> bytes:
     """The wire form of ``message``."""
-    return pack((message.TAG, message.signed_bytes(), message.signature, message.payload()))
+    payload = message.payload()
+    head = pack((message.TAG, message.signed_bytes(), message.signature, b""))[:-_EMPTY]
+    return b"".join((head, _byte_string_head(len(payload)), payload))  # one copy of what may be long
 
 
 def decode_untrusted(
@@ -207,7 +216,7 @@ def decode_relayed(data: bytes, limits: Limits, kinds: Mapping[str, type[Message
         raise ValueError(f"{len(data)} bytes are too many for {tag}")
     body, rest = _byte_string(data, rest)
     signature, rest = _byte_string(data, rest)
-    payload, rest = _byte_string(data, rest)
+    payload, rest = _byte_string(memoryview(data), rest)
     if rest != len(data) or len(payload) > kind.max_payload_bytes(limits):
         raise ValueError(f"{tag} is longer than allowed")
     fields = Reader(unpack_untrusted(body, limits.max_body_bytes))
@@ -239,12 +248,18 @@ def _tag(data: bytes) -> tuple[str, int]:
     return data[2 : 2 + length].decode("ascii"), 2 + length
 
 
-def _byte_string(data: bytes, at: int) -> tuple[bytes, int]:
+def _byte_string(data: _B, at: int) -> tuple[_B, int]:
     """The msgpack byte string at ``at``, in its shortest spelling, and where the next field begins."""
-    marker, size = data[at : at + 1], {b"\xc4": 1, b"\xc5": 2, b"\xc6": 4}.get(data[at : at + 1], 0)
+    marker = bytes(data[at : at + 1])
+    size = _LENGTHS.get(marker, 0)
     start = at + 1 + size
     length = int.from_bytes(data[at + 1 : start], "big")
-    shortest = b"\xc4" if length < 1 << 8 else b"\xc5" if length < 1 << 16 else b"\xc6"
-    if size == 0 or marker != shortest or start + length > len(data):
+    if size == 0 or _byte_string_head(length) != bytes(data[at:start]) or start + length > len(data):
         raise ValueError("not a message")
     return data[start : start + length], start + length
+
+
+def _byte_string_head(length: int) -> bytes:
+    """What comes before a byte string of that length."""
+    marker = b"\xc4" if length < 1 << 8 else b"\xc5" if length < 1 << 16 else b"\xc6"
+    return marker + length.to_bytes(_LENGTHS[marker], "big")

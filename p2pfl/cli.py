@@ -117,6 +117,9 @@ def _sentence(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status. Nothing but SystemExit for ``--help`` comes out of it."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    # Read when numpy is imported, after this. Its matrix products here are small, and a second thread that
+    # spins for them takes the processor from its neighbours.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         try:
             return _run(words)

@@ -187,7 +187,7 @@ def test_nothing_else_is_an_accusation() -> None:
         (accused(Sync(ALICE.peer_id, 1, bytes(32), True, bytes(32), 1), other), "can contradict another"),
         (accused(b"", other), "malformed"),
         (accused(pack((Masked.TAG, pack((ALICE.peer_id, 7)), bytes(64), b"")), other), "author or place"),
-        (accused(pack((Masked.TAG, pack(("nobody", 7, 1, b"")), bytes(64), b"")), other), "peer id"),
+        (accused(pack((Masked.TAG, pack(("nobody", 7, 1, b"", 0)), bytes(64), b"")), other), "peer id"),
         (accused(bytes(MAX_STATEMENT_BYTES + 1), other), "are allowed"),
         (accused(one, other, ticket="t" * (MAX_TICKET_BYTES + 1)), "not a byte string"),
     ):
@@ -197,7 +197,7 @@ def test_nothing_else_is_an_accusation() -> None:
 
 
 def test_the_longest_messages_of_all_fit() -> None:
-    bodies = [pack((ALICE.peer_id, *PLACE, bytes([value]) * 65_000)) for value in (1, 2)]
+    bodies = [pack((ALICE.peer_id, *PLACE, 0, bytes([value]) * 65_000)) for value in (1, 2)]
     label = Masked.LABEL
     assert label is not None
     wires = [pack((Masked.TAG, body, ALICE.sign(label, body), b"")) for body in bodies]
