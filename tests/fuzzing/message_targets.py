@@ -12,7 +12,22 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.epoch_messages import Presence, Presences, Sync, Wanted
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.evidence import Accusation, without_payload
-from p2pfl.gossip.messages import Ack, Bundle, Fetch, Masked, Proposal, Ready, Result, Reveal, Survivors
+from p2pfl.gossip.messages import (
+    Ack,
+    Bundle,
+    Check,
+    Fetch,
+    Held,
+    Masked,
+    Part,
+    Plan,
+    Pledge,
+    Proposal,
+    Ready,
+    Result,
+    Reveal,
+    Survivors,
+)
 from p2pfl.gossip.participant import MESSAGES
 from p2pfl.gossip.tickets import issue
 from p2pfl.gossip.wire import Limits, Message, decode_untrusted, digest, encode, signed
@@ -21,6 +36,8 @@ ALICE, BOB = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
 ME: Final = ALICE.peer_id
 _LIMITS: Final = Limits(max_dim=64)
 _LENGTH_BYTES: Final = 2
+_PAYLOAD_DIGESTS: Final = {Masked.TAG: labels.MASKED_DIGEST, Part.TAG: labels.PART_DIGEST}
+"""What binds a payload, as the last field of the body."""
 
 
 def _ready(identity: Identity) -> Ready:
@@ -36,7 +53,9 @@ def _presence(identity: Identity, ticket: str, addresses: tuple[str, ...]) -> Pr
 
 def _examples() -> list[Message]:
     place = (7, 1, bytes(range(32)))
-    masked = Masked.of(ME, place, np.arange(6, dtype=np.uint32))
+    masked = Masked.of(ME, place, 3, np.arange(6, dtype="<u4").tobytes())
+    entries = ((ME, masked.digest), (BOB.peer_id, b"d" * 32))
+    part = digest(labels.PART_DIGEST, b"a part")
     ticket = str(issue(BOB, federation=b"f" * 32, peer=ME, expires=1 << 31))
     presence = _presence(ALICE, ticket, (f"/ip4/192.0.2.1/tcp/4001/p2p/{ME}",))
     return [
@@ -45,8 +64,13 @@ def _examples() -> list[Message]:
         signed(ALICE, Bundle(ME, *place, BOB.peer_id, b"sealed")),
         signed(ALICE, Ack(ME, *place)),
         signed(ALICE, masked),
-        signed(ALICE, Survivors(ME, *place, ((ME, masked.digest), (BOB.peer_id, b"d" * 32)))),
-        Fetch(ME, *place, BOB.peer_id, b"d" * 32),
+        signed(ALICE, Pledge(ME, *place, (masked.digest, b"d" * 32))),
+        signed(ALICE, Held(ME, *place, entries)),
+        signed(ALICE, Plan(ME, *place, entries, (BOB.peer_id,))),
+        signed(ALICE, Part(ME, *place, b"p" * 32, 3, part, b"a part")),
+        signed(ALICE, Check(ME, *place, b"p" * 32, (part, b"d" * 32), b"words")),
+        signed(ALICE, Survivors(ME, *place, entries, b"s" * 32)),
+        Fetch(ME, *place, Masked.TAG, BOB.peer_id, 3, b"d" * 32),
         signed(ALICE, Reveal(ME, *place, b"u" * 32, (b"x" * 33, b"y" * 33))),
         signed(ALICE, Result(ME, *place, b"u" * 32, b"r" * 32)),
         presence,
@@ -86,9 +110,9 @@ def reshaped(data: bytes, random: Random) -> bytes:
     elif tag == Accusation.TAG and random.random() < 0.8:
         wires = [wire for wire in _listed(payload) if isinstance(wire, bytes)]
         payload = packed(_some_reshaped(wires, random))
-    elif tag == Masked.TAG and fields and random.random() < 0.5:
+    elif tag in _PAYLOAD_DIGESTS and fields and random.random() < 0.5:
         payload = mutated(payload, (), random)
-        fields[-1] = digest(labels.MASKED_DIGEST, payload)
+        fields[-1] = digest(_PAYLOAD_DIGESTS[tag], payload)
     elif tag == Proposal.TAG and fields and isinstance(fields[-1], list) and random.random() < 0.7:
         fields[-1] = _some_reshaped([wire for wire in fields[-1] if isinstance(wire, bytes)], random)
     else:
