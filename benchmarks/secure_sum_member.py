@@ -1,7 +1,7 @@
 """One member of the rounds that secure_sum.py times: a process of its own, told by lines of JSON what to do.
 
-It prints its address, reads everybody's, connects, and then answers every line: {"play": "plain" | "secure",
-"round": n, "dim": d} with what it took, once it holds the sum and has sent all that others need of it.
+It prints its address, reads everybody's, connects, and then answers every line: {"play": "plain" | "whole" |
+"secure", "round": n, "dim": d} with what it took, once it holds the sum.
 """
 
 import json
@@ -43,6 +43,7 @@ from p2pfl.node.transport import Limits, MessageReceived, PeerConnected, Transpo
 COLLUDERS = 1
 FEDERATION = bytes(32)
 _WHICH = 4
+_PIECE = 1 << 18
 
 
 class Everybody:
@@ -88,21 +89,29 @@ class Member:
         for _ in self.others:
             assert isinstance(await self.transport.events.receive(), PeerConnected)
 
+    async def whole(self, values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Every vector to everybody, in pieces of a megabyte."""
+        total, left = values.copy(), len(self.others) * len(values)
+        for start in range(0, len(values), _PIECE):
+            data = start.to_bytes(_WHICH, "big") + values[start : start + _PIECE].tobytes()
+            for peer in self.others:
+                self.transport.send(peer, data)
+        while left:
+            message = await self.message()
+            start = int.from_bytes(message.data[:_WHICH], "big")
+            arrived = np.frombuffer(message.data, np.uint32, offset=_WHICH)
+            total[start : start + len(arrived)] += arrived
+            left -= len(arrived)
+        return total
+
     async def plain(self, values: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """An all-reduce without secrets: whole vectors while they are short, else chunk by chunk, as the
         secure sum goes about it.
         """
         chunks = Chunks.of(len(values), len(self.group), 4)
-        if not chunks.scattered:
-            for peer in self.others:
-                self.transport.send(peer, values.tobytes())
-            total = values.copy()
-            for _ in self.others:
-                total += np.frombuffer((await self.message()).data, np.uint32)
-            return total
-        return await self.plain_scatter(values, chunks)
+        return await (self.scatter(values, chunks) if chunks.scattered else self.whole(values))
 
-    async def plain_scatter(self, values: NDArray[np.uint32], chunks: Chunks) -> NDArray[np.uint32]:
+    async def scatter(self, values: NDArray[np.uint32], chunks: Chunks) -> NDArray[np.uint32]:
         total, awaited = values.copy(), dict[int, int]()
         for chunk in range(chunks.count):
             owner = chunk % len(self.group)
@@ -129,6 +138,12 @@ class Member:
                 for peer in self.others:
                     self.transport.send(peer, data)
         return total
+
+    async def rest(self) -> None:
+        """Take what is still on its way."""
+        with trio.move_on_after(0.2):
+            while True:
+                await self.transport.events.receive()
 
     async def message(self) -> MessageReceived:
         event = await self.transport.events.receive()
@@ -219,12 +234,16 @@ async def play(member: Member, order: dict[str, object]) -> dict[str, object]:
     tell({"ready": True})
     await trio.to_thread.run_sync(sys.stdin.readline)
     sent, cpu = member.transport.traffic().wire_sent, time.process_time()
-    total = await (member.plain(values) if order["play"] == "plain" else member.secure(values, round))
+    match order["play"]:
+        case "plain":
+            total = await member.plain(values)
+        case "whole":
+            total = await member.whole(values)
+        case _:
+            total = await member.secure(values, round)
     tell({"cpu": time.process_time() - cpu, "digest": hex(int(total.sum(dtype=np.uint64)))})
     await trio.to_thread.run_sync(sys.stdin.readline)  # the others have it too
-    with trio.move_on_after(0.2):
-        while True:
-            await member.transport.events.receive()
+    await member.rest()
     return {"sent": member.transport.traffic().wire_sent - sent, "resident": resident_bytes()}
 
 
