@@ -317,7 +317,7 @@ class Greeting(Message):
         return (self.text, self.loud)
 
     @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: bytes) -> Self:
+    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         return cls(author, fields.text(10), fields.flag())
 
 

@@ -31,7 +31,6 @@ from p2pfl.gossip.messages import (
     Reveal,
     SumMessage,
     Survivors,
-    to_bytes,
 )
 from p2pfl.gossip.rehearsal import identity_of
 from p2pfl.gossip.roster import Roster
@@ -257,7 +256,7 @@ class Bench:
         return self.take(author, Bundle, GROUP[1], self.dealt.sealed[author, 1], now=now)
 
     def vector(self, author: int) -> Masked:
-        data = to_bytes(masked_by(self.dealt.maskings[author], VALUES[author]))
+        data = masked_by(self.dealt.maskings[author], VALUES[author].astype("<u4")).tobytes()
         return signed(IDENTITIES[author], Masked.of(GROUP[author], self.roster.context, 0, data))
 
     def committed(self) -> "Bench":
