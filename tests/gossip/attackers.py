@@ -7,12 +7,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from p2pfl.crypto import labels
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import Effect, Event, Received, Send
 from p2pfl.gossip.messages import (
     Message,
+    Part,
     Plan,
     Proposal,
     Reveal,
@@ -24,12 +26,14 @@ from p2pfl.gossip.rehearsal import Rehearsal, Wrap, identity_of
 from p2pfl.gossip.round import RoundMachine
 from p2pfl.gossip.simulation import Machine
 from p2pfl.gossip.thresholds import thresholds
-from p2pfl.gossip.wire import signed
+from p2pfl.gossip.wire import digest, signed
 
 DIM: Final = 29
 VALUES: Final = np.random.default_rng(3).integers(0, 2**32, (10, DIM), dtype=np.uint32)
 GROUP: Final = tuple(identity_of(number).peer_id for number in range(10))
 EXCHANGES: Final = ["broadcast", "scatter"]
+ALL: Final = range(6)
+"""Members, if a test does not say otherwise."""
 
 
 @dataclass
@@ -193,8 +197,8 @@ def nothing_but_the_sum(rehearsal: Rehearsal, bad: Set[PeerId]) -> None:
     for reveal in messages:
         if isinstance(reveal, Reveal) and reveal.author not in bad:
             for peer in rosters[reveal.roster]:
-                which = (reveal.roster, peer, peer in sets[reveal.survivors])
-                holders.setdefault(which, set(bad & set(rosters[reveal.roster]))).add(reveal.author)
+                shown = (reveal.roster, peer, peer in sets[reveal.survivors])
+                holders.setdefault(shown, set(bad & set(rosters[reveal.roster]))).add(reveal.author)
     for roster, peer, which in holders:
         threshold = thresholds(len(rosters[roster]), rehearsal._colluders).threshold
         other = holders.get((roster, peer, not which), set())
@@ -251,6 +255,8 @@ def kept_bytes(thing: object) -> int:
         seen.add(id(one))
         if isinstance(one, bytes):
             total += len(one)
+        elif isinstance(one, memoryview):
+            to_do.append(one.obj)
         elif isinstance(one, Mapping):
             to_do += [*one.keys(), *one.values()]
         elif isinstance(one, list | tuple | set | frozenset):
@@ -262,7 +268,48 @@ def kept_bytes(thing: object) -> int:
     return total
 
 
+def without(*numbers: int) -> list[int]:
+    return [number for number in ALL if number not in numbers]
+
+
 def machine_of(rehearsal: Rehearsal, number: int) -> RoundMachine:
     machine: Machine = rehearsal.net.machines[rehearsal.group[number]]
     assert isinstance(machine, RoundMachine)
     return machine
+
+
+def falls_silent_at(kind: type[Message]) -> Change:
+    """From the first message of this kind on, nothing."""
+    over: list[bool] = []
+
+    def change(me: Attacker, send: Send) -> Iterable[Send]:
+        if isinstance(send.message, kind):
+            over.append(True)
+        return () if over else (send,)
+
+    return change
+
+
+def place(context: Message) -> tuple[int, int, bytes]:
+    values = vars_of(context)
+    return values["round"], values["attempt"], values["roster"]  # type: ignore[return-value]
+
+
+def elsewhere(message: Message, **place: Any) -> Message:
+    """The same, of another round or attempt."""
+    return replace(message, **place)
+
+
+def vars_of(message: Message) -> dict[str, object]:
+    return {name: getattr(message, name) for name in message.__dataclass_fields__}
+
+
+def plus_one(data: bytes | memoryview) -> bytes:
+    """One more in the first element."""
+    elements = np.frombuffer(data, np.uint32).copy()
+    elements[0] += 1
+    return elements.tobytes()
+
+
+def part_with(part: Part, data: bytes | memoryview) -> Part:
+    return replace(part, data=data, digest=digest(labels.PART_DIGEST, data))
