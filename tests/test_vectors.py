@@ -1,8 +1,8 @@
 """tests/vectors is what the code does now, and what docs/protocol.md says, done again without the code.
 
 The second half is another implementation of the end of a round, from the document: plain integers, hashlib,
-hmac and the two ciphers, nothing of the project. From what is in a transcript, and nothing secret, it comes to
-the same sum.
+hmac and the two ciphers, nothing of the project. From what is in a transcript, and nothing secret, it comes
+to the same sum.
 """
 
 import hashlib
