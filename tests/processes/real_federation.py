@@ -139,13 +139,25 @@ class Member:
 
 
 class Federation:
-    """An issuer, a manifest and the members it invited."""
+    """An issuer, a manifest and the members it invited. ``change``: what else the manifest says instead."""
 
-    def __init__(self, directory: Path, members: int, *, rounds: int, epoch_rounds: int = 5) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        members: int,
+        *,
+        rounds: int,
+        epoch_rounds: int = 5,
+        change: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
         issuer = p2pfl("init", directory / "issuer").stdout.strip()
         toml = directory / "federation.toml"
-        toml.write_text(TOML.format(rounds=rounds, epoch_rounds=epoch_rounds).replace("ISSUER", issuer))
+        text = TOML.format(rounds=rounds, epoch_rounds=epoch_rounds).replace("ISSUER", issuer)
+        for old, new in (change or {}).items():
+            assert old in text
+            text = text.replace(old, new)
+        toml.write_text(text)
         self.manifest = directory / "test.manifest"
         p2pfl("federation", "create", toml, "--out", self.manifest)
         self.id = json.loads(p2pfl("federation", "show", self.manifest, "--json").stdout)["id"]

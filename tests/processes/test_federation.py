@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,10 @@ Make = Callable[..., Federation]
 def federation(tmp_path: Path) -> Iterator[Make]:
     made: list[Federation] = []
 
-    def make(members: int, *, rounds: int, epoch_rounds: int = 5) -> Federation:
-        made.append(Federation(tmp_path, members, rounds=rounds, epoch_rounds=epoch_rounds))
+    def make(
+        members: int, *, rounds: int, epoch_rounds: int = 5, change: Mapping[str, str] | None = None
+    ) -> Federation:
+        made.append(Federation(tmp_path, members, rounds=rounds, epoch_rounds=epoch_rounds, change=change))
         return made[0]
 
     yield make
@@ -69,6 +71,33 @@ def test_a_killed_member_resumes_and_all_finish_with_one_model(federation: Make)
         spent = json.loads(p2pfl("privacy", "--config", member.directory / "node.toml", "--json").stdout)
         assert spent["epsilon"] == pytest.approx(member.status["epsilon"])
     assert victim.status["own_evaluation"]["accuracy"] > 0.6
+
+
+LONG = {
+    'kind = "logistic"': 'kind = "mlp"\nhidden = [700, 700]',
+    'mode = "distributed"\nepsilon = 8.0\ndelta = 1e-4': 'mode = "none"',
+    "expected_batch = 50.0": "expected_batch = 50.0\nring_bits = {bits}",
+    "phase_seconds = 3.0\nround_seconds = 12.0": "phase_seconds = 10.0\nround_seconds = 60.0",
+}
+"""493,501 parameters: too many to send to everybody, so they go in chunks."""
+
+
+@pytest.mark.parametrize("bits", [32, pytest.param(64, marks=pytest.mark.slow)])
+def test_a_long_vector_goes_in_chunks_and_outlives_a_kill(federation: Make, bits: int) -> None:
+    four = federation(4, rounds=10, change={old: new.format(bits=bits) for old, new in LONG.items()})
+    for member in four.members:
+        four.start(member, "--until-done", "--log-level", "debug")
+    victim = four.members[1]
+    wait_until(lambda: rounds_of(victim) >= 3, 180, "three rounds")
+    victim.kill()
+    for member in four.members:
+        assert member is victim or member.wait(240) == 0, member.log
+    others = [member for member in four.members if member is not victim]
+    assert len({released_by(member).digest for member in others}) == 1
+    assert all(member.status["training_completed"] >= 8 for member in others), (
+        "a death costs a round at most"
+    )
+    assert all(f": {tag}" in others[0].log for tag in ("pledge", "held", "plan", "part", "check"))
 
 
 def test_a_member_that_returns_after_the_end_takes_the_final_model(federation: Make) -> None:
