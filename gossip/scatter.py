@@ -66,6 +66,7 @@ class Scatter:
         self._plans: dict[PeerId, Plan] = {}
         self._early = _Early(seat)
         self._trials: dict[bytes, Trial] = {}
+        self._late = float("inf")
         self._plan_from: float | None = None
         self._signed = False
         self._failure: str | None = None
@@ -73,7 +74,6 @@ class Scatter:
     def begin(self, masked_until: float) -> None:
         """Contributions are asked for, and waited for until then."""
         self._masked_until = masked_until
-        self._seat.timer("held", self._late)
 
     def contribute(self, values: Values, masker: Masker) -> None:
         seat = self._seat
@@ -207,14 +207,14 @@ class Scatter:
         if seat.me in self._helds:
             return
         held = tuple((peer, self._pledges[peer].mark) for peer in seat.members if self._has_all_of(peer))
-        if now >= self._masked_until or self._covers(dict(held)):
+        if now >= self._masked_until or not self._awaited(dict(held)):
             self._helds[seat.me] = seat.broadcast(Held(seat.me, *seat.context, held))
 
     def _plan(self, now: float) -> None:
         """Make a plan if there is none, or none that is any good, and it is our turn."""
         seat, current = self._seat, self._current
         if current is None:
-            if now < self._late and not self._covers(self._helds):
+            if self._awaited(self._helds) and now < self._wait_for_helds(now):
                 return
         elif not self._is_broken(current, now):
             self._plan_from = None
@@ -222,6 +222,8 @@ class Scatter:
         if self._plan_from is None:
             self._plan_from = now
         turn = seat.my_turn(self._plan_from)
+        if current is not None and self._plan_from >= current.until:  # first those who know whose fault it is
+            turn = self._plan_from if current.withheld else turn + seat.turn_seconds
         if now < turn:
             seat.timer(f"plan/{turn}", turn)
             return
@@ -230,8 +232,18 @@ class Scatter:
         if enough and seat.me in dict(entries) and self._is_smaller(entries, current):
             self._plans[seat.me] = plan = seat.broadcast(Plan(seat.me, *seat.context, entries, owners))
             self._begin_trial(plan, now)
-        elif current is None and now >= self._late and self._covers(self._helds):
+        elif current is None and now >= self._masked_until and not self._awaited(self._helds):
             self._failure = "too few members are left that hold each other's chunks"
+
+    def _wait_for_helds(self, now: float) -> float:
+        """Until when: others' deadlines may come a phase after ours, so half a phase from when there are
+        enough.
+        """
+        seat = self._seat
+        if self._late == float("inf") and len(self._helds) >= seat.roster.thresholds.minimum_survivors:
+            self._late = max(now, self._masked_until) + seat.phase_seconds / 2
+            seat.timer("held", self._late)
+        return self._late
 
     def _choose(self, current: Trial | None, now: float) -> tuple[Entries, tuple[PeerId, ...]]:
         """Whose vectors, and who adds them up: whoever holds what is needed of all of them.
@@ -325,11 +337,6 @@ class Scatter:
     # Small things.
 
     @property
-    def _late(self) -> float:
-        """Until when what others hold is waited for."""
-        return self._masked_until + self._seat.phase_seconds / 2
-
-    @property
     def _current(self) -> Trial | None:
         return next(reversed(self._trials.values()), None)
 
@@ -347,9 +354,15 @@ class Scatter:
             (peer, chunk) in self._held for chunk in range(mine, count, step)
         )
 
-    def _covers(self, peers: Collection[PeerId]) -> bool:
-        """Whether everybody who is not lost is among ``peers``."""
-        return all(peer in peers for peer in self._seat.present)
+    def _awaited(self, peers: Collection[PeerId]) -> bool:
+        """Whether somebody who is not lost is not among ``peers``, and may still be in a plan. Others say
+        what they hold earlier than we, if their deadline comes first; then it is of no use to wait for more.
+        """
+        helds, most = self._helds.values(), self._seat.roster.thresholds.colluders
+        return any(
+            peer not in peers and sum(peer not in dict(held.entries) for held in helds) <= most
+            for peer in self._seat.present
+        )
 
     def _is_broken(self, trial: Trial, now: float) -> bool:
         lost = trial.blamed & self._seat.lost - trial.lost_before

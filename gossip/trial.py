@@ -195,12 +195,24 @@ class Trial:
     @property
     def blamed(self) -> set[PeerId]:
         """For whom we are waiting, or who spoiled it."""
+        if self.withheld:
+            return self.withheld | self.culprits
         owners = {self._owner(chunk) for chunk in range(len(self._owners)) if chunk not in self._parts}
         if self._disputed is not None:
             owners.add(self._seat.members[self._disputed])
         if not owners:
             owners = set(self._differing) | set(self.members) - set(self._checks)
         return (owners | self.culprits) - {self._seat.me}
+
+    @property
+    def withheld(self) -> set[PeerId]:
+        """Who has not given us what is ours to add up: others see only that we have not added it up."""
+        ours = [
+            chunk
+            for chunk in range(len(self._owners))
+            if chunk not in self._parts and self._owner(chunk) == self._seat.me
+        ]
+        return {peer for peer in self.members for chunk in ours if (peer, chunk) not in self._held}
 
     @property
     def parts(self) -> list[bytes | memoryview]:
