@@ -176,15 +176,16 @@ def flower_client(dim: int, members: int) -> float | None:
         shamir, keys, quantization, utils = (
             import_module(f"flwr.common.secure_aggregation.{part}") for part in parts
         )
+        asymmetric = import_module("flwr.supercore.primitives.asymmetric")
     except ImportError:
         return None
     reals, shape = [np.random.default_rng(0).uniform(-1, 1, dim)], [(dim,)]
     threshold, bits = members // 2 + 2, 1 << 32
-    pairs = [keys.generate_key_pairs() for _ in range(members)]
+    pairs = [asymmetric.generate_key_pairs() for _ in range(members)]
 
     def work() -> None:
         own, seed = pairs[0][0], system_random(32)
-        for secret in (seed, keys.private_key_to_bytes(own)):
+        for secret in (seed, asymmetric.private_key_to_bytes(own)):
             shamir.create_shares(secret, threshold, members)
         (total,) = quantization.quantize(reals, 1.0, 1 << 22)
         total += utils.pseudo_rand_gen(seed, bits, shape)[0]
