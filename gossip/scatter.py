@@ -304,13 +304,17 @@ class Scatter:
 
     def choose(self, ballots: Mapping[PeerId, Survivors], now: float) -> Choice | None:
         """What we sign, if it is time to."""
-        signed = {ballot.choice for ballot in ballots.values()}
-        for trial in self._trials.values():
-            # Whoever has gone on to another plan signs an earlier one only with others, who by that will
-            # never sign the later: else each could be signed by too few.
-            if trial.verified and (trial is self._current or trial.choice in signed):
+        for trial in reversed(self._trials.values()):
+            if trial.verified:
                 self._signed = True
                 return trial.choice
+            # Others may sign this one on our check; unless one of them, who has then not sent its own and
+            # never will, signed another. Else each of two sums could be signed by too few.
+            left = any(
+                peer in trial.members and ballot.entries != trial.entries for peer, ballot in ballots.items()
+            )
+            if trial.checked and not left:
+                return None
         return None
 
     def complete(self, choice: Choice) -> bool:

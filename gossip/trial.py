@@ -193,6 +193,11 @@ class Trial:
         return self.entries, parts_digest(survivors, self._part_digests)
 
     @property
+    def checked(self) -> bool:
+        """Whether our check went out: others may verify the sum from now on."""
+        return self._seat.me in self._checks
+
+    @property
     def blamed(self) -> set[PeerId]:
         """For whom we are waiting, or who spoiled it."""
         if self.withheld:
