@@ -12,7 +12,8 @@
              Ends: the sum is verified. If a member of the plan is lost or spoils it, or at a deadline, there
              is another plan with fewer members. Nothing has been revealed.
     commit   Whoever has verified the sum of its present plan signs it at once, and follows no other plan
-             from then on. Whoever has gone on to another plan meanwhile comes back if it hears of that.
+             from then on. Whoever has gone on to another plan meanwhile comes back if it can verify the
+             earlier one, as long as nobody can verify the later on its check.
 
 A member sends its check only when it has all parts; so when anybody has verified the sum, everybody in the
 plan holds all of it, and from then on any member may vanish. Who lacks only a check gets it from who has
