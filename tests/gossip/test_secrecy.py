@@ -1,20 +1,23 @@
 """What a coalition learns, exactly: nothing about honest inputs but their sum over the survivors.
 
-The real machines run over the ring Z_2, with seeds and shares in the field of eight elements, so that all
-randomness of the honest members can be gone through. Key agreement, seals and commitments are ideal: a
-pairwise seed is known to its two owners and to whoever puts together the secret key of one of them, a
-sealed text to whoever can derive its key, and a commitment tells nothing. The view of a coalition is
-everything that reaches it, everything on the wire that it can open (as if it tapped all lines), and the
-total.
+The real machines run over the ring Z_2, which lies in Z_2^32 as {0, 2^31}, with seeds and shares in the field
+of eight elements, so that all randomness of the honest members can be gone through. Vectors are broadcast, or
+cut into a chunk for each member; all elements of one are the same, and so are those of a mask. Key agreement,
+seals and commitments are ideal: a pairwise seed is known to its two owners and to whoever puts together the
+secret key of one of them, a sealed text to whoever can derive its key, and a commitment tells nothing. The
+view of a coalition is everything that reaches it, everything on the wire that it can open (as if it tapped
+all lines), and the total.
 
 Two ways to the same statement, that the distribution of the view depends on honest inputs only through
 their sum:
 
 * by enumeration: all self-masks and pairwise seeds, with ideal shares (nothing below the threshold, all
-above); * by linear algebra, with Shamir's shares: over a field of characteristic two the view is an affine
-function of input bits
-  and random bits, f(x, r) = Bx + Ar + f(0, 0), so given x it is uniform on a coset of the image of A.
-  Inputs x and x' have the same views if and only if B(x - x') lies in that image.
+  above);
+* by linear algebra, with Shamir's shares: over a field of characteristic two the view is an affine function
+  of input bits and random bits, f(x, r) = Bx + Ar + f(0, 0), so given x it is uniform on a coset of the image
+  of A. Inputs x and x' have the same views if and only if B(x - x') lies in that image. The words of a check
+  are no affine function, as their coins hang on digests of what is checked; in their place the view has all
+  masked chunks of everybody, of which they are functions.
 """
 
 from collections import Counter
@@ -30,8 +33,9 @@ from p2pfl.crypto import labels
 from p2pfl.crypto.agreement import OneTimeKey
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes
+from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.events import Effect, Event, Send
-from p2pfl.gossip.messages import Bundle, Masked, Reveal, Survivors
+from p2pfl.gossip.messages import Bundle, Check, Masked, Part, Pledge, Reveal, Survivors
 from p2pfl.gossip.rehearsal import Rehearsal
 from p2pfl.gossip.round import RoundMachine
 from p2pfl.gossip.simulation import Link, Machine
@@ -143,9 +147,23 @@ class IdealShares:
         return self.secrets[header]
 
 
-def mask(values: NDArray[np.uint32], seed: bytes) -> None:
+class TinyMask:
     """In Z_2 adding and subtracting are the same; the low bit of an element is uniform if the element is."""
-    values[:] = (values + np.uint32(seed[0] & 1)) % np.uint32(2)
+
+    def __init__(self, seed: bytes) -> None:
+        self._bit = np.uint32((seed[0] & 1) << 31)
+
+    def add_to(self, values: NDArray[np.uint32]) -> None:
+        values += self._bit
+
+    take_from = add_to
+
+
+def bits_of(data: bytes | memoryview) -> bytes:
+    """The elements of Z_2 in a vector."""
+    elements = np.frombuffer(data, "<u4")
+    assert not np.any(elements << np.uint32(1)), "no element of {0, 2^31}"
+    return (elements >> np.uint32(31)).astype(np.uint8).tobytes()
 
 
 TINY = Suite(
@@ -161,8 +179,7 @@ TINY = Suite(
     split=shamir_split,
     combine=shamir_combine,
     share_bytes=SIZE,
-    add_mask=mask,
-    subtract_mask=mask,
+    mask=TinyMask,
 )
 
 
@@ -177,6 +194,8 @@ class Scenario:
     """Whose masked vectors arrive after the others have given up on them: 1.5 seconds later."""
     lies: bool = False
     """Whether the coalition signs two sets of survivors, one for each half of the others."""
+    scattered: bool = False
+    """Whether vectors go in chunks, one for each member."""
 
     @property
     def honest(self) -> list[int]:
@@ -186,7 +205,9 @@ class Scenario:
         def delays(
             sender: PeerId, receiver: PeerId, message: Message, rng: np.random.Generator
         ) -> tuple[float, ...]:
-            late = self.late is not None and sender == group[self.late] and isinstance(message, Masked)
+            late = (
+                self.late is not None and sender == group[self.late] and isinstance(message, Masked | Pledge)
+            )
             return (1.5,) if late else (0.01,)
 
         return delays
@@ -222,13 +243,29 @@ SCENARIOS = {
     "a convener's vector comes too late": Scenario(coalition=(3,), survivors=(1, 2, 3), late=0),
     "the coalition signs two sets": Scenario(coalition=(0,), survivors=(0, 1, 2, 3), lies=True),
     "two against two": Scenario(coalition=(0, 1), survivors=(0, 1, 2, 3)),
+    "in chunks, nobody drops": replace(QUIET, scattered=True),
+    "in chunks, an owner dies and another takes its place": Scenario(
+        coalition=(0,), survivors=(0, 1, 2), crashes={3: 27}, scattered=True
+    ),
+    "in chunks, an owner dies after it has added up": Scenario(
+        coalition=(0,), survivors=(0, 1, 2), crashes={3: 45}, scattered=True
+    ),
+    "in chunks, some come too late": Scenario(coalition=(0,), survivors=(0, 1, 2), late=3, scattered=True),
+    "in chunks, two owners against two": Scenario(coalition=(0, 1), survivors=(0, 1, 2, 3), scattered=True),
 }
 
 
 def perform(
-    scenario: Scenario, inputs: Mapping[int, int], elements: Iterable[int], suite: Suite = TINY
+    scenario: Scenario,
+    inputs: Mapping[int, int],
+    elements: Iterable[int],
+    suite: Suite = TINY,
+    *,
+    affine: bool = False,
 ) -> tuple[bytes, ...]:
-    """One run of the real machines; the coalition's inputs and randomness are all zero. Returns its view."""
+    """One run of the real machines; the coalition's inputs and randomness are all zero. Returns its view;
+    ``affine``: as an affine function.
+    """
     stream = iter(elements)
     honest = scenario.honest
     pairs = {pair: next(stream) for pair in combinations(honest, 2)}
@@ -243,20 +280,22 @@ def perform(
         )
         for number in range(MEMBERS)
     ]
-    values = np.array([[inputs.get(number, 0)] for number in range(MEMBERS)], np.uint32)
+    dim = MEMBERS if scenario.scattered else 1
+    values = np.array([[inputs.get(number, 0) << 31] * dim for number in range(MEMBERS)], np.uint32)
     group = Rehearsal(values).group
     rehearsal = Rehearsal(
         values,
         suite=suite,
+        cut=lambda dim, members, element_bytes: Chunks(dim, members, dim),
         randoms=sources,
         link=scenario.link(group),
         crashes=scenario.crashes,
         wrap=scenario.wrap(),
     ).run()
-    return view(scenario, rehearsal)
+    return view(scenario, rehearsal, affine=affine)
 
 
-def view(scenario: Scenario, rehearsal: Rehearsal) -> tuple[bytes, ...]:
+def view(scenario: Scenario, rehearsal: Rehearsal, *, affine: bool) -> tuple[bytes, ...]:
     """Everything the coalition gets hold of, in the order of sending, without what follows from the rest
     (digests and signatures).
     """
@@ -278,13 +317,21 @@ def view(scenario: Scenario, rehearsal: Rehearsal) -> tuple[bytes, ...]:
         ends, text = {bundle.sealed[:HEADER], bundle.sealed[HEADER : 2 * HEADER]}, bundle.sealed[2 * HEADER :]
         if ends & (own | recovered):
             seen.append(text)
-    seen += [
-        sent.message.values.astype(np.uint8).tobytes()
-        for sent in rehearsal.net.sent
-        if isinstance(sent.message, Masked) and sent.receiver in coalition
-    ]
+    seen += [bits_of(data) for data in exchanged(rehearsal, None if affine else coalition)]
     seen += [share for _, reveal in sorted(reveals.items()) for share in reveal.shares]
-    return (*seen, end.total.astype(np.uint8).tobytes())
+    return (*seen, bits_of(end.total.tobytes()))
+
+
+def exchanged(rehearsal: Rehearsal, coalition: set[PeerId] | None) -> Iterator[bytes | memoryview]:
+    """Vectors, chunks, parts and words that reach the coalition; or all masked chunks, whoever they reach."""
+    for sent in rehearsal.net.sent:
+        match sent.message:
+            case Masked() as masked if coalition is None or sent.receiver in coalition:
+                yield masked.data
+            case Part() as part if coalition is not None and sent.receiver in coalition:
+                yield part.data
+            case Check() as check if coalition is not None and sent.receiver in coalition:
+                yield check.words
 
 
 def leak(scenario: Scenario, inputs: Mapping[int, int]) -> int:
@@ -299,7 +346,16 @@ def all_inputs(scenario: Scenario) -> list[dict[int, int]]:
     ]
 
 
-@pytest.mark.parametrize("name", ["nobody drops", "one dies before it sends", "a vector comes too late"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nobody drops",
+        "one dies before it sends",
+        "a vector comes too late",
+        "in chunks, nobody drops",
+        "in chunks, an owner dies and another takes its place",
+    ],
+)
 def test_by_enumeration_only_the_sum_shows(name: str) -> None:
     scenario = SCENARIOS[name]
     distributions: dict[int, Counter[tuple[bytes, ...]]] = {}
@@ -331,7 +387,7 @@ def test_by_linear_algebra_only_the_sum_shows(name: str) -> None:
     def run(inputs: int, random: int) -> int:
         chosen = {number: inputs >> place & 1 for place, number in enumerate(honest)}
         digits = [random >> (BITS * place) & 0b111 for place in range(elements)]
-        return int.from_bytes(b"".join(perform(scenario, chosen, digits)), "big")
+        return int.from_bytes(b"".join(perform(scenario, chosen, digits, affine=True)), "big")
 
     origin = run(0, 0)
     rng = np.random.default_rng(5)
