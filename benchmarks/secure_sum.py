@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 
 from p2pfl.crypto.identity import Identity
+from p2pfl.crypto.linear_check import check_values
 from p2pfl.crypto.masks import Mask
 from p2pfl.crypto.randomness import Keystream, system_random
 from p2pfl.crypto.ring import Encoder, Encoding, encode, largest_fraction_bits
 from p2pfl.crypto.shamir import combine, split
 from p2pfl.gossip.broadcast import mask_slice
 from p2pfl.gossip.chunks import Chunks
-from p2pfl.gossip.linear_check import check_values
 from p2pfl.gossip.masking import Masking, Secrets
 from p2pfl.gossip.messages import Ready
 from p2pfl.gossip.roster import Roster

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId
+from p2pfl.crypto.linear_check import CHECKS
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.chunks import MAX_CHUNKS, longest_chunk_bytes
-from p2pfl.gossip.linear_check import CHECKS
 from p2pfl.gossip.wire import (
     DIGEST_BYTES,
     Limits,
@@ -348,7 +348,7 @@ class Part(Message):
 @dataclass(frozen=True, slots=True)
 class Check(Message):
     """I was given parts with these digests, and these are the words of my own masked vector for every owner
-    of chunks (:mod:`p2pfl.gossip.linear_check`), one after the other in roster order.
+    of chunks (:mod:`p2pfl.crypto.linear_check`), one after the other in roster order.
     """
 
     TAG: ClassVar[str] = "check"

@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId
+from p2pfl.crypto.linear_check import CHECKS, Words, check_values
 from p2pfl.gossip.broadcast import Choice, add_up
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.errors import RemoteProtocolError
-from p2pfl.gossip.linear_check import CHECKS, Words, check_values
 from p2pfl.gossip.messages import (
     Check,
     Fetch,

@@ -20,12 +20,12 @@ import numpy as np
 from p2pfl.crypto import labels
 from p2pfl.crypto.agreement import OneTimeKey, agree, derive, open_sealed, seal
 from p2pfl.crypto.identity import Identity
+from p2pfl.crypto.linear_check import check_values
 from p2pfl.crypto.masks import Mask
 from p2pfl.crypto.randomness import seeded_random
 from p2pfl.crypto.ring import RING_16, RING_32, RING_64, Encoding, encode, largest_fraction_bits
 from p2pfl.crypto.shamir import combine, split
 from p2pfl.gossip.chunks import Chunks
-from p2pfl.gossip.linear_check import check_values
 from p2pfl.gossip.messages import Message, on_the_wire
 from p2pfl.gossip.rehearsal import EPOCH_ROSTER, FEDERATION, Rehearsal
 from p2pfl.gossip.suite import SUITE

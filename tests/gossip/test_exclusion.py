@@ -357,7 +357,7 @@ class TwoFaced:
         match effect:
             case Send(peer, Masked() as masked) if PEERS.index(peer) % 2 and self._is_mine(masked):
                 place = (masked.round, masked.attempt, masked.roster)
-                other = Masked.of(masked.author, place, 0, masked.data[:-1] + b"x")
+                other = Masked.of(masked.author, place, 0, bytes(masked.data[:-1]) + b"x")
                 return Send(peer, signed(IDENTITIES[self.number], other))
         return effect
 

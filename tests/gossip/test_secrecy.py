@@ -35,11 +35,11 @@ from numpy.typing import NDArray
 from p2pfl.crypto import labels
 from p2pfl.crypto.agreement import OneTimeKey
 from p2pfl.crypto.identity import Identity, PeerId
+from p2pfl.crypto.linear_check import check_values
 from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.events import Computed, Effect, Event, Send
-from p2pfl.gossip.linear_check import check_values
 from p2pfl.gossip.messages import Bundle, Check, Held, Masked, Part, Plan, Pledge, Reveal, Survivors
 from p2pfl.gossip.rehearsal import Rehearsal, Wrap
 from p2pfl.gossip.round import RoundMachine

@@ -286,9 +286,7 @@ def test_who_contradicted_itself_is_written_down_before_its_connection_ends(
         exclude=lambda peer: excluded.append((peer, len(store.exclusions()))),
     )
     place = (1, 0, bytes(32))
-    masked = [
-        signed(accused, Masked.of(accused.peer_id, place, 0, bytes([value]) * 12)) for value in (1, 2)
-    ]
+    masked = [signed(accused, Masked.of(accused.peer_id, place, 0, bytes([value]) * 12)) for value in (1, 2)]
     proof = contradiction(masked)
     assert proof is not None
     accusation = Accusation(IDENTITY.peer_id, "", proof)

@@ -94,9 +94,7 @@ def test_a_long_vector_goes_in_chunks_and_outlives_a_kill(federation: Make, bits
         assert member is victim or member.wait(240) == 0, member.log
     others = [member for member in four.members if member is not victim]
     assert len({released_by(member).digest for member in others}) == 1
-    assert all(member.status["training_completed"] >= 8 for member in others), (
-        "a death costs a round at most"
-    )
+    assert all(member.status["training_completed"] >= 8 for member in others), "a death costs a round at most"
     assert all(f": {tag}" in others[0].log for tag in ("pledge", "held", "plan", "part", "check"))
 
 

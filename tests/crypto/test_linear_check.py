@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from p2pfl.gossip import linear_check
+from p2pfl.crypto import linear_check
+from p2pfl.crypto.linear_check import BLOCK_ROWS, CHECKS, WIDTH, check_values
 from p2pfl.gossip.chunks import Chunks
-from p2pfl.gossip.linear_check import BLOCK_ROWS, CHECKS, WIDTH, check_values
 
 SEED: Final = hashlib.sha256(b"seed").digest()
 DTYPES: Final = ("<u2", "<u4", "<u8")
