@@ -1,5 +1,6 @@
 """The driver of one machine: what goes in, what comes out, and in which order."""
 
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
 from p2pfl.gossip.events import (
     Begin,
     Completed,
+    Compute,
+    Computed,
     Connect,
     Contribute,
     Contribution,
@@ -34,7 +37,7 @@ from p2pfl.gossip.thresholds import thresholds
 from p2pfl.node.shell import Shell
 
 A, B = PeerId("A"), PeerId("B")
-FETCH = Fetch("12D3KooWA", 1, 0, bytes(32), "12D3KooWB", bytes(32))  # type: ignore[arg-type]
+FETCH = Fetch(A, 1, 0, bytes(32), "masked", B, 0, bytes(32))
 PREPARED = Prepared(1, "training", 3, bytes(32))
 CONTRIBUTION = Contribution(1, np.zeros(3, dtype=np.uint32))
 CONTRIBUTE = Contribute(1, 0, (A, B), thresholds(3, 1))
@@ -63,6 +66,18 @@ class Script:
     @property
     def events(self) -> list[Event]:
         return [event for event, _ in self.heard]
+
+
+@dataclass
+class Computing(Script):
+    """One that says when a computation has come back to it."""
+
+    computed: trio.Event = field(default_factory=trio.Event)
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        if isinstance(event, Computed):
+            self.computed.set()
+        return super().handle(event, now)
 
 
 @dataclass
@@ -161,6 +176,43 @@ def test_work_is_answered_to_the_machine() -> None:
     assert machine.events == [PeerFound(A), PREPARED, CONTRIBUTION]
     assert bench.work.lines == [Begin(1, (A, B)), CONTRIBUTE, COMPLETED]
     assert not bench.shell.finished.is_set()
+
+
+def test_what_goes_to_several_is_encoded_once() -> None:
+    bench = Bench(Script({PeerFound: [Send(A, FETCH), Send(B, FETCH)]}))
+    bench.run(found)
+    (_, one), (_, other) = bench.sent
+    assert one is other
+
+
+def test_arithmetic_is_done_on_another_thread_while_events_are_taken() -> None:
+    machine, released = Computing({PeerFound: [Compute(1, "sum", lambda: work())]}), threading.Event()
+
+    def work() -> int:
+        assert released.wait(30)
+        return threading.get_ident()
+
+    async def play(shell: Shell) -> None:
+        await shell.feed(PeerFound(A))
+        await shell.feed(PeerFound(B))
+        await trio.testing.wait_all_tasks_blocked()
+        assert machine.events == [PeerFound(A), PeerFound(B)]
+        released.set()
+        await machine.computed.wait()
+
+    Bench(machine).run(play)
+    computed = machine.events[2]
+    assert isinstance(computed, Computed)
+    assert (computed.round, computed.key) == (1, "sum")
+    assert computed.value != threading.get_ident()
+
+
+def test_arithmetic_that_fails_ends_the_node() -> None:
+    """It is ours."""
+    bench = Bench(Script({PeerFound: [Compute(1, "sum", lambda: 1 // 0)]}))
+    with pytest.raises(ExceptionGroup) as caught:
+        bench.run(found)
+    assert caught.group_contains(ZeroDivisionError)
 
 
 def test_a_rounds_outcome_is_applied_before_the_next_rounds_training() -> None:
