@@ -74,8 +74,8 @@ class Broadcast:
         return self._vectors.get(fetch.of, {}).get(fetch.mark) if fetch.kind == Masked.TAG else None
 
     def step(self, ballots: Mapping[PeerId, Survivors], settled: Choice | None, now: float) -> None:
-        """Ask for vectors that others count and we lack: after a while, as they may be on their way, and
-        one signer at a time.
+        """Ask for vectors that others count and we lack: after a while, as they may be on their way, but so
+        that they come before it is our turn to sign a set of our own; one signer at a time.
         """
         seat = self._seat
         for ballot in ballots.values() if self._masked else ():
@@ -84,7 +84,7 @@ class Broadcast:
             for owner, mark in ballot.entries:
                 if self._holds(owner, mark):
                     continue
-                patience = 0.0 if owner in seat.lost else seat.turn_seconds
+                patience = 0.0 if owner in seat.lost else seat.turn_seconds / 2
                 due = self._ask_from.setdefault((owner, mark), now + patience)
                 if now >= due and (ballot.author, owner, mark) not in self._asked:
                     self._asked.add((ballot.author, owner, mark))

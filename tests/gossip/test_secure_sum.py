@@ -431,9 +431,10 @@ def test_vectors_are_fetched_after_a_while_from_one_signer_at_a_time() -> None:
     bench = Bench().with_vectors(0, 2)
     assert sent(bench.take(2, Survivors, bench.entries(0, 1, 2, 3))) == []
     assert sent(bench.take(0, Survivors, bench.entries(0, 1, 2, 3))) == []
-    assert sent(bench.wake(0.1 + 1.0 / 8)) == [(Fetch, 2)]
-    assert sent(bench.wake(0.1 + 2.0 / 8)) == [(Fetch, 0)]
-    assert sent(bench.wake(0.1 + 3.0 / 8)) == []
+    assert sent(bench.wake(0.1 + 0.9 / 16)) == []
+    assert sent(bench.wake(0.1 + 1.0 / 16)) == [(Fetch, 2)]
+    assert sent(bench.wake(0.1 + 3.0 / 16)) == [(Fetch, 0)]
+    assert sent(bench.wake(0.1 + 5.0 / 16)) == []
     assert sent(bench.machine.receive(bench.vector(3), 0.5))[0] == (Survivors, 0)
 
 
