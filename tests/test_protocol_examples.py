@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from p2pfl.crypto import labels, shamir
+from p2pfl.crypto import labels, linear_check, shamir
 from p2pfl.crypto.agreement import OneTimeKey, agree, derive, seal
 from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id, public_key_of
-from p2pfl.crypto.masks import add_mask
+from p2pfl.crypto.masks import Mask
 from p2pfl.crypto.ring import Encoding, decode, largest_fraction_bits
-from p2pfl.gossip import epoch, epoch_messages, evidence, exchange, messages, wire
+from p2pfl.gossip import chunks, epoch, epoch_messages, evidence, exchange, messages, wire
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.epoch_messages import commitment_to
 from p2pfl.gossip.manifest import PARAMETER_LIMIT, Manifest, ModelSpec, canonical_bytes, from_toml
@@ -231,13 +231,14 @@ def ready_example(given: Given) -> dict[str, str]:
 def agreement_example(given: Given) -> dict[str, str]:
     one, other = (OneTimeKey.from_secret(given.blob(f"secret {name}")) for name in ("i", "j"))
     roster = given.blob("roster digest")
-    pair = agree(one.secret, other.public, labels.PAIRWISE_MASK, roster)
-    assert pair == agree(other.secret, one.public, labels.PAIRWISE_MASK, roster)
+    members = roster + bytes((0, 1))
+    pair = agree(one.secret, other.public, labels.PAIRWISE_MASK, members)
+    assert pair == agree(other.secret, one.public, labels.PAIRWISE_MASK, members)
     mask = np.zeros(4, np.uint32)
-    add_mask(mask, pair)
+    Mask(pair).add_to(mask)
     own = np.zeros(4, np.uint32)
     self_mask = derive(given.blob("self-mask seed"), labels.SELF_MASK, roster)
-    add_mask(own, self_mask)
+    Mask(self_mask).add_to(own)
     key = agree(one.secret, other.public, labels.BUNDLE_KEY, roster + bytes((0, 1)))
     values = np.array(given.numbers("values of i"), np.uint32)
     return {
@@ -265,7 +266,7 @@ def shares_example(given: Given) -> dict[str, str]:
 def sum_example(given: Given) -> dict[str, str]:
     identity, roster = given.identity("seed"), given.blob("roster digest")
     values = np.array(given.numbers("values"), np.uint32)
-    masked = signed(identity, Masked.of(identity.peer_id, (7, 0, roster), values))
+    masked = signed(identity, Masked.of(identity.peer_id, (7, 0, roster), 0, values.tobytes()))
     survivors = survivors_digest(roster, ((identity.peer_id, masked.digest),))
     total = np.array(given.numbers("total"), np.uint32)
     return {
@@ -391,6 +392,13 @@ def constants() -> dict[str, float | str]:
         "characters of a stage": messages.MAX_STAGE_CHARACTERS,
         "bytes of a share field": messages.MAX_SHARE_BYTES,
         "bytes of a sealed bundle": messages.MAX_SEALED_BYTES,
+        "chunks": chunks.MAX_CHUNKS,
+        "bytes of a broadcast": chunks.BROADCAST_BYTES,
+        "usual bytes of a chunk": chunks.CHUNK_BYTES,
+        "usual chunks": chunks.USUAL_CHUNKS,
+        "words of a check": linear_check.CHECKS,
+        "width of a row": linear_check.WIDTH,
+        "rows of a block": linear_check.BLOCK_ROWS,
         "bytes of an accusing message": evidence.MAX_STATEMENT_BYTES,
         "bytes of a body": wire.Limits(0).max_body_bytes,
         "authors of an epoch": epoch_messages.MAX_ROSTER,
