@@ -1,15 +1,17 @@
 """Members that follow the protocol but for one thing, and what must hold whatever they do."""
 
+import gc
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
 import numpy as np
+from exchanges import CUTS
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import Identity, PeerId
-from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import Effect, Event, Received, Send
 from p2pfl.gossip.messages import (
@@ -31,7 +33,7 @@ from p2pfl.gossip.wire import digest, signed
 DIM: Final = 29
 VALUES: Final = np.random.default_rng(3).integers(0, 2**32, (10, DIM), dtype=np.uint32)
 GROUP: Final = tuple(identity_of(number).peer_id for number in range(10))
-EXCHANGES: Final = ["broadcast", "scatter"]
+EXCHANGES: Final = list(CUTS)
 ALL: Final = range(6)
 """Members, if a test does not say otherwise."""
 
@@ -136,21 +138,17 @@ def changes(*all_of_them: Change) -> Change:
     return change
 
 
-def cut_small(dim: int, members: int, element_bytes: int) -> Chunks:
-    """Two chunks for each, however short the vector is."""
-    return Chunks(dim, members, 2 * members)
-
-
 def rehearse(exchange: str, wrap: Mapping[int, Wrap], members: int = 6, **options: Any) -> Rehearsal:
     """A round on bytes with these attackers in it; run it yourself, or let :func:`attacked` do it."""
-    cut = {"cut": cut_small} if exchange == "scatter" else {}
-    return Rehearsal(VALUES[:members], wrap=wrap, **{"codec": True, **cut, **options})
+    return Rehearsal(VALUES[:members], wrap=wrap, cut=CUTS[exchange], **{"codec": True, **options})
 
 
-def attacked(exchange: str, wrap: Mapping[int, Wrap], members: int = 6, **options: Any) -> Rehearsal:
+def attacked(
+    exchange: str, wrap: Mapping[int, Wrap], members: int = 6, *, own_values: bool = True, **options: Any
+) -> Rehearsal:
     """The same, run to its end and :func:`audited <audit>`."""
     rehearsal = rehearse(exchange, wrap, members, **options).run()
-    audit(rehearsal, wrap)
+    audit(rehearsal, wrap, own_values=own_values)
     return rehearsal
 
 
@@ -167,6 +165,7 @@ def audit(rehearsal: Rehearsal, wrap: Collection[int], *, own_values: bool = Tru
         assert rehearsal.contributed.count(peer) <= 1
         assert len(rehearsal.masked_vectors(peer)) <= 1
         contradicts_nothing(rehearsal, peer)
+        stands_by_what_was_sent(rehearsal, peer, honest)
     ends = [rehearsal.completed[peer] for peer in honest if peer in rehearsal.completed]
     assert len({(end.survivors, end.total.tobytes()) for end in ends}) <= 1
     for end in ends:
@@ -221,6 +220,16 @@ def contradicts_nothing(rehearsal: Rehearsal, author: PeerId) -> None:
                 assert known == message.signed_bytes(), f"two values of {message.TAG}"
 
 
+def stands_by_what_was_sent(rehearsal: Rehearsal, signer: PeerId, honest: Collection[PeerId]) -> None:
+    """What it signed are vectors that their authors sent, and its own among them."""
+    for sent in rehearsal.net.sent:
+        if isinstance(sent.message, Survivors) and sent.message.author == signer == sent.sender:
+            chosen = dict(sent.message.entries)
+            assert signer in chosen
+            for peer in set(chosen) & set(honest):
+                assert chosen[peer] in rehearsal.masked_vectors(peer)
+
+
 def honest_of(rehearsal: Rehearsal, wrap: Collection[int]) -> list[PeerId]:
     return [peer for number, peer in enumerate(rehearsal.group) if number not in wrap]
 
@@ -244,28 +253,22 @@ def accusations(rehearsal: Rehearsal, wrap: Collection[int]) -> set[tuple[int, s
     }
 
 
-def kept_bytes(thing: object) -> int:
-    """Bytes of all byte strings that can be reached from here, each counted once."""
-    seen: set[int] = set()
-    total, to_do = 0, [thing]
+def reachable(thing: object, *but: object) -> Iterator[object]:
+    """Whatever is kept alive from here, but for code and what the test itself keeps."""
+    seen = set(map(id, but))
+    to_do = [thing]
     while to_do:
         one = to_do.pop()
-        if id(one) in seen or isinstance(one, type):
+        if id(one) in seen or isinstance(one, type | ModuleType):
             continue
         seen.add(id(one))
-        if isinstance(one, bytes):
-            total += len(one)
-        elif isinstance(one, memoryview):
-            to_do.append(one.obj)
-        elif isinstance(one, Mapping):
-            to_do += [*one.keys(), *one.values()]
-        elif isinstance(one, list | tuple | set | frozenset):
-            to_do += one
-        elif is_dataclass(one):
-            to_do += [getattr(one, each.name, None) for each in fields(one)]
-        elif hasattr(one, "__dict__"):
-            to_do += vars(one).values()
-    return total
+        yield one
+        to_do += [one.__closure__] if isinstance(one, FunctionType) else gc.get_referents(one)
+
+
+def kept_bytes(thing: object) -> int:
+    """Bytes of all byte strings that are kept alive from here, each counted once."""
+    return sum(len(one) for one in reachable(thing) if isinstance(one, bytes))
 
 
 def without(*numbers: int) -> list[int]:

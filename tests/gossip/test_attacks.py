@@ -34,7 +34,7 @@ from attackers import (
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes
-from p2pfl.gossip.events import Effect, Event, PeerFound, PeerLost, Received, Send
+from p2pfl.gossip.events import Effect, Event, PeerFound, PeerLost, Received, Send, TimerExpired
 from p2pfl.gossip.messages import (
     Ack,
     Bundle,
@@ -336,6 +336,19 @@ def test_a_plan_of_vectors_that_nobody_holds_is_none(everybody_lacks: bool) -> N
     all_complete(attacked("scatter", wrap), wrap, without(0))
 
 
+def test_no_plan_takes_back_who_was_left_out() -> None:
+    """Whoever spoils one plan, and is not in the next, says the first again."""
+
+    def react(me: Attacker, event: Event, now: float) -> Iterable[Effect]:
+        plans = [message for message in me.heard if isinstance(message, Plan)]
+        if not isinstance(event, TimerExpired) or not plans or now < 1.0:
+            return ()
+        return me.tell_all(me.sign(plans[0]))
+
+    wrap = {2: attacker(silent_about(Part, Check), react)}
+    all_complete(attacked("scatter", wrap), wrap, without(2))
+
+
 @pytest.mark.parametrize("number", [0, 4])
 def test_plans_that_shrink_without_end_end(number: int) -> None:
     """One after the other, each without one member more, as soon as others might take it."""
@@ -502,3 +515,16 @@ def test_a_connection_that_flaps_stops_nobody(exchange: str, at: float) -> None:
     rehearsal.run()
     audit(rehearsal, wrap)
     all_complete(rehearsal, wrap)
+
+
+@exchanges
+def test_where_too_few_are_left_to_reveal_the_others_do_not_wait_for_the_end(exchange: str) -> None:
+    wrap = dict.fromkeys((1, 2, 3), attacker(silent_about(Reveal)))
+    rehearsal = rehearse(exchange, wrap)
+    for peer in (GROUP[0], *GROUP[4:6]):
+        for number in wrap:
+            rehearsal.net.post(peer, PeerLost(GROUP[number]), 2.0)
+    rehearsal.run()
+    for peer in honest_of(rehearsal, wrap):
+        assert rehearsal.skipped[peer].reason == "too few members are left to reveal their shares"
+        assert rehearsal.ended_at[peer] == 2.0

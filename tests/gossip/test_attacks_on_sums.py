@@ -4,6 +4,7 @@ As in test_attacks.py. A member whose signed words contradict each other, or the
 named to all who see them; one that only lies about others, or is silent, is left out.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import cast
@@ -22,27 +23,34 @@ from attackers import (
     attacker,
     audit,
     both,
-    cut_small,
+    changes,
     falls_silent_at,
     honest_of,
     lying,
+    machine_of,
     part_with,
+    place,
     plus_one,
     rehearse,
+    silent_about,
     without,
 )
+from exchanges import scattered
 from numpy.typing import NDArray
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId
-from p2pfl.gossip.events import Computed, Event, Send
-from p2pfl.gossip.linear_check import Words, check_values
+from p2pfl.crypto.linear_check import CHECKS, Words, check_values
+from p2pfl.gossip.canonical import pack
+from p2pfl.gossip.events import Computed, Effect, Event, Received, Send
 from p2pfl.gossip.messages import (
     Check,
+    Fetch,
     Held,
     Masked,
     Message,
     Part,
+    Plan,
     Pledge,
 )
 from p2pfl.gossip.scatter import Scatter
@@ -153,7 +161,7 @@ def one_more_in(chunks: Iterable[int], members: int) -> NDArray[np.uint32]:
     """What :func:`adds_wrongly` adds."""
     more = np.zeros(DIM, np.uint32)
     for chunk in chunks:
-        more[cut_small(DIM, members, 4).where(chunk).start] = 1
+        more[scattered(DIM, members, 4).where(chunk).start] = 1
     return more
 
 
@@ -192,10 +200,14 @@ def wrong_words(me: Attacker, event: Event) -> Event:
 
 
 def test_a_contributor_with_wrong_words_is_named_and_its_vector_summed() -> None:
+    """And it costs the others little more than one owner's chunks: of the rest, they ask for its own only."""
     wrap = {2: attacker(twist=wrong_words)}
     rehearsal = attacked("scatter", wrap)
     all_complete(rehearsal, wrap, ALL)
     assert accusations(rehearsal, wrap) == {(number, "a check of another vector") for number in without(2)}
+    asked = Counter(sent.sender for sent in rehearsal.net.sent if isinstance(sent.message, Fetch))
+    one_owner, each = 6 * 2, 2
+    assert max(asked.values()) <= one_owner + 5 * each
 
 
 def test_wrong_words_for_some_do_not_divide_the_others() -> None:
@@ -257,6 +269,41 @@ def test_a_check_of_the_wrong_length_is_none(twisted: Callable[[bytes], bytes]) 
     assert {error.reason for _, error in rehearsal.net.errors} == {"a check of the wrong length"}
 
 
+def test_a_check_of_who_is_not_in_the_plan_is_none() -> None:
+    """It says nothing of what it holds, nor makes a plan, so that it is left out; and checks nevertheless."""
+
+    def react(me: Attacker, event: Event, now: float) -> Iterable[Effect]:
+        if not isinstance(event, Received) or not isinstance(event.message, Plan):
+            return ()
+        plan = event.message
+        words = bytes(len(plan.owners) * CHECKS * 4)
+        return me.tell_all(me.sign(Check(me.peer, *place(plan), plan.mark, (bytes(32),) * 12, words)))
+
+    wrap = {2: attacker(silent_about(Held, Plan), react)}
+    rehearsal = attacked("scatter", wrap)
+    all_complete(rehearsal, wrap, without(2))
+    assert {error.reason for _, error in rehearsal.net.errors} <= {"a check of another sum"}
+
+
+def test_anybody_can_tell_from_the_messages_that_the_checks_are_right() -> None:
+    """The coins of each check come from the plan, and so from the vectors, and from all of the parts."""
+    rehearsal = attacked("scatter", {})
+    messages = [sent.message for sent in rehearsal.net.sent]
+    (plan,) = {message.mark: message for message in messages if isinstance(message, Plan)}.values()
+    parts = {message.chunk: message.digest for message in messages if isinstance(message, Part)}
+    known = tuple(parts[chunk] for chunk in range(12))
+    seed = digest(labels.CHALLENGE, pack((plan.mark, known)))
+    owners = [chunk % 6 for chunk in range(12)]
+    for check in (message for message in messages if isinstance(message, Check)):
+        own = {m.chunk: m.data for m in messages if isinstance(m, Masked) and m.author == check.author}
+        mine = machine_of(rehearsal, GROUP.index(check.author))._sum
+        assert mine is not None
+        assert isinstance(mine._exchange, Scatter)
+        own |= {chunk: m.data for (of, chunk), m in mine._exchange._held.items() if of == check.author}
+        words = check_values(seed, {c: np.frombuffer(data, np.uint32) for c, data in own.items()}, owners)
+        assert check.words == b"".join(words[owner].tobytes() for owner in range(6))
+
+
 # ---- chunks, pledges, and what is held
 
 
@@ -283,6 +330,22 @@ def test_nor_is_one_that_comes_in_two_versions() -> None:
     assert accusations(rehearsal, wrap) == {(number, "two masked vectors") for number in without(2)}
 
 
+@pytest.mark.parametrize("twisted", [lambda data: data + bytes(4), lambda data: data[:-4], lambda data: b""])
+def test_a_chunk_of_the_wrong_length_is_none_though_it_is_pledged(twisted: Callable[[bytes], bytes]) -> None:
+    def longer(me: Attacker, masked: Masked, to: PeerId) -> Message:
+        place = (masked.round, masked.attempt, masked.roster)
+        return Masked.of(me.peer, place, masked.chunk, twisted(bytes(masked.data)))
+
+    def pledge(me: Attacker, pledge: Pledge, to: PeerId) -> Message:
+        said = {m.chunk: m.digest for m in me.said if isinstance(m, Masked)}
+        return replace(pledge, digests=tuple(said.get(at, own) for at, own in enumerate(pledge.digests)))
+
+    wrap = {2: attacker(changes(lying(Masked, longer), lying(Pledge, pledge)))}
+    rehearsal = attacked("scatter", wrap)
+    all_complete(rehearsal, wrap, without(2))
+    assert {error.reason for _, error in rehearsal.net.errors} == {"a masked chunk of the wrong length"}
+
+
 def another_pledge(me: Attacker, pledge: Pledge, to: PeerId) -> Message:
     return replace(pledge, digests=(*pledge.digests[:-1], bytes(32)))
 
@@ -293,6 +356,17 @@ def test_a_vector_that_is_pledged_differently_to_different_members_is_left_out()
 
     wrap = {2: attacker(lying(Pledge, lie))}
     all_complete(attacked("scatter", wrap), wrap, without(2))
+
+
+@pytest.mark.parametrize("count", [0, 11, 13])
+def test_a_pledge_of_another_number_of_chunks_is_none(count: int) -> None:
+    def lie(me: Attacker, pledge: Pledge, to: PeerId) -> Message:
+        return replace(pledge, digests=(pledge.digests * 2)[:count])
+
+    wrap = {2: attacker(lying(Pledge, lie))}
+    rehearsal = attacked("scatter", wrap)
+    all_complete(rehearsal, wrap, without(2))
+    assert {error.peer for _, error in rehearsal.net.errors} == {GROUP[2]}
 
 
 def test_two_pledges_in_one_hand_are_evidence() -> None:
@@ -339,8 +413,10 @@ def test_whoever_says_it_lacks_what_it_was_given_keeps_nobody_out(lie: Lie, numb
     assert accusations(rehearsal, wrap) == set()
 
 
-def test_whoever_says_it_holds_what_it_never_got_is_left_out() -> None:
-    """It never was given the chunks of member 4, and cannot add them up."""
+def test_whoever_says_it_holds_what_it_never_got_is_left_out_or_the_other() -> None:
+    """It never was given the chunks of member 4, and cannot add them up. Which of the two is to blame, nobody
+    can tell.
+    """
     quick = steady()
 
     def link(sender: PeerId, receiver: PeerId, message: Message, rng: np.random.Generator) -> Iterable[float]:
@@ -353,7 +429,9 @@ def test_whoever_says_it_holds_what_it_never_got_is_left_out() -> None:
 
     wrap = {2: attacker(lying(Held, lie))}
     rehearsal = attacked("scatter", wrap, link=link)
-    all_complete(rehearsal, wrap, without(2))
+    all_complete(rehearsal, {2, 4})
+    out = {GROUP[number] for number in ALL} - set(rehearsal.completed[GROUP[0]].survivors)
+    assert out in ({GROUP[2]}, {GROUP[4]})
     assert accusations(rehearsal, wrap) == set()
 
 

@@ -20,7 +20,7 @@ from attackers import (
     place,
 )
 
-from p2pfl.gossip.events import Effect, Event, Received
+from p2pfl.gossip.events import Effect, Event, Received, Send
 from p2pfl.gossip.messages import (
     Check,
     Fetch,
@@ -32,6 +32,7 @@ from p2pfl.gossip.messages import (
     Survivors,
 )
 from p2pfl.gossip.rehearsal import Wrap
+from p2pfl.gossip.scatter import Scatter
 
 exchanges = pytest.mark.parametrize("exchange", EXCHANGES)
 
@@ -55,11 +56,15 @@ def mark(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
 
-LONG = bytes(4096)  # much more than a chunk has here, and less than the codec takes
+LONG = bytes(8 * DIM)  # much more than a chunk has here, and as much as the codec takes
 
 
 def parts_of_unknown_plans(me: Attacker, context: Message, number: int) -> Message:
     return part_with(Part(me.peer, *place(context), mark(number), number % 13, b"", b""), bytes(8))
+
+
+def parts_of_one_plan(me: Attacker, context: Message, number: int) -> Message:
+    return part_with(Part(me.peer, *place(context), mark(0), number, b"", b""), bytes(8))
 
 
 def long_parts_of_one_plan(me: Attacker, context: Message, number: int) -> Message:
@@ -71,7 +76,11 @@ def checks_of_unknown_plans(me: Attacker, context: Message, number: int) -> Mess
 
 
 def chunks_for_others(me: Attacker, context: Message, number: int) -> Message:
-    return Masked.of(me.peer, place(context), number % 500 + 1, LONG[: 4 * DIM])
+    return Masked.of(me.peer, place(context), number % 500 + 1, bytes(4 * DIM))
+
+
+def vectors(me: Attacker, context: Message, number: int) -> Message:
+    return Masked.of(me.peer, place(context), 0, mark(number)[-1:] * (4 * DIM))
 
 
 def plans(me: Attacker, context: Message, number: int) -> Message:
@@ -93,9 +102,16 @@ def fetches(me: Attacker, context: Message, number: int) -> Message:
 
 
 FLOODS = {
-    "broadcast": [parts_of_unknown_plans, chunks_for_others, ballots, fetches],
+    "broadcast": [vectors, parts_of_unknown_plans, chunks_for_others, ballots, fetches],
     "scatter": [
-        *(parts_of_unknown_plans, long_parts_of_one_plan, checks_of_unknown_plans, chunks_for_others, plans),
+        *(
+            parts_of_unknown_plans,
+            parts_of_one_plan,
+            long_parts_of_one_plan,
+            checks_of_unknown_plans,
+            chunks_for_others,
+            plans,
+        ),
         *(ballots, pledges, fetches),
     ],
 }
@@ -109,12 +125,14 @@ def test_a_flood_fills_no_memory(
 ) -> None:
     """Three times as much of it leaves no more behind, and it all comes to a good end."""
     kept = []
+    usual = kept_bytes(machine_of(attacked(exchange, {}), 1))
     for count in (20, 60):
         wrap = {3: flood(make, count)}
-        rehearsal = attacked(exchange, wrap)
+        rehearsal = attacked(exchange, wrap, own_values=False)
         all_complete(rehearsal, wrap)
         kept.append(kept_bytes(machine_of(rehearsal, 1)))
     assert kept[1] <= kept[0] + 1000
+    assert kept[1] <= usual + 12_000
 
 
 def asked_for(message: Message) -> list[Fetch]:
@@ -155,3 +173,30 @@ def test_what_is_asked_for_again_is_not_sent_again(exchange: str) -> None:
     if exchange == "scatter":
         handed_out = {signature for _, signature in got}
         assert len(handed_out) > 12 * 5, "every chunk of everybody was handed out"
+
+
+def test_chunks_that_are_for_others_are_not_kept() -> None:
+    """A member gives each of its chunks to everybody."""
+
+    def change(me: Attacker, send: Send) -> Iterable[Send]:
+        return (
+            [Send(peer, send.message) for peer in GROUP[:6]] if isinstance(send.message, Masked) else [send]
+        )
+
+    wrap = {3: attacker(change)}
+    rehearsal = attacked("scatter", wrap)
+    all_complete(rehearsal, wrap, ALL)
+    for number in (0, 1, 5):
+        mine = machine_of(rehearsal, number)._sum
+        assert mine is not None
+        assert isinstance(mine._exchange, Scatter)
+        assert {chunk for of, chunk in mine._exchange._held if of == GROUP[3]} == {number, number + 6}
+
+
+def test_parts_that_are_longer_than_any_are_not_kept() -> None:
+    wrap = {3: flood(long_parts_of_one_plan, 20)}
+    rehearsal = attacked("scatter", wrap)
+    all_complete(rehearsal, wrap, ALL)
+    reasons = Counter(error.reason for _, error in rehearsal.net.errors)
+    assert reasons.keys() == {"a part of the wrong length"}
+    assert reasons.total() >= 100

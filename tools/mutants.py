@@ -1,0 +1,124 @@
+"""Breaks the secure sum in the ways that matter, one at a time, and sees whether the tests notice.
+
+    python tools/mutants.py [word ...]
+
+Each line of tools/mutations.py is applied to a copy of the clone, and the tests that should notice are run
+there until one fails. A word narrows it to mutants whose module or description contains it. Exit status 1 if
+one survives, or if an old text does not occur exactly once any more; the table then needs a look.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final
+
+from mutations import MUTATIONS
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+SUBPACKAGES: Final = ("gossip", "crypto", "topologies", "node")
+SECONDS: Final = 300
+"""After which nothing has noticed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    module: str
+    tests: str
+    old: str
+    new: str
+    breaks: str
+
+
+def mutants(words: list[str]) -> Iterator[Mutant]:
+    for (module, tests), mutations in MUTATIONS.items():
+        for mutation in mutations:
+            mutant = Mutant(module, tests, *mutation)
+            if not words or any(word in f"{module}: {mutant.breaks}" for word in words):
+                yield mutant
+
+
+def unapplied(mutant: Mutant) -> str | None:
+    """Why this mutant cannot be made."""
+    file = ROOT / f"{mutant.module}.py"
+    count = file.read_text().count(mutant.old) if file.exists() else 0
+    return None if count == 1 else f"its old text occurs {count} times"
+
+
+def copy(to: Path) -> Path:
+    """The packages as they are installed, and the tests, so that nothing of the clone itself is imported."""
+    leave = shutil.ignore_patterns("__pycache__", "corpus")
+    shutil.copytree(ROOT / "p2pfl", to / "p2pfl", ignore=leave)
+    for package in SUBPACKAGES:
+        shutil.copytree(ROOT / package, to / "p2pfl" / package, ignore=leave)
+    shutil.copytree(ROOT / "tests", to / "tests", ignore=leave)
+    shutil.copy(ROOT / "pyproject.toml", to)
+    return to
+
+
+def run(where: Path, tests: Iterable[str]) -> str | None:
+    """The first test that fails, or None. Raises TimeoutExpired."""
+    files = [f"tests/{name.replace('/', '/test_')}.py" for name in tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
+    environment = {**os.environ, "PYTHONPATH": str(where), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        command, cwd=where, env=environment, timeout=SECONDS, capture_output=True, text=True, check=False
+    )
+    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+    return None if done.returncode == 0 else found[1] if found else done.stdout[-500:] + done.stderr[-500:]
+
+
+def try_out(mutant: Mutant, copies: "SimpleQueue[Path]") -> str | None:
+    """What notices this mutant, or None."""
+    where = copies.get()
+    file = where / "p2pfl" / f"{mutant.module}.py"
+    right = file.read_text()
+    try:
+        file.write_text(right.replace(mutant.old, mutant.new))
+        return run(where, mutant.tests.split())
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        file.write_text(right)
+        copies.put(where)
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(words: list[str]) -> int:
+    chosen = list(mutants(words))
+    bad = [(mutant, why) for mutant in chosen if (why := unapplied(mutant))]
+    for mutant, why in bad:
+        say(f"{mutant.module}: {mutant.breaks}: {why}")
+    began, workers = time.monotonic(), os.cpu_count() or 1
+    survived = 0
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(workers) as pool:
+        copies = SimpleQueue[Path]()
+        for number in range(workers):
+            copies.put(copy(Path(scratch) / str(number)))
+        fit = [mutant for mutant in chosen if unapplied(mutant) is None]
+        tests = {test for mutant in fit for test in mutant.tests.split()}
+        whole = pool.submit(run, copy(Path(scratch) / "whole"), sorted(tests))
+        for mutant, by in zip(fit, pool.map(lambda mutant: try_out(mutant, copies), fit), strict=True):
+            survived += by is None
+            say(f"{mutant.module}: {mutant.breaks}: {by or 'SURVIVED'}")
+    failed = whole.result()
+    if failed is not None:
+        say(f"without any mutant: {failed}")
+    say(f"{len(fit)} mutants, {survived} survived, {time.monotonic() - began:.0f} seconds")
+    return 1 if survived or bad or failed is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,431 @@
+"""What tools/mutants.py breaks: by module, and by the tests that should notice, the quick ones first, the
+exact old text, which must occur once, the new one, and what is broken by it.
+"""
+
+from typing import Final
+
+MUTATIONS: Final = {
+    ("gossip/thresholds", "gossip/thresholds"): [
+        (
+            "threshold = (members + colluders) // 2 + 1",
+            "threshold = (members + colluders + 1) // 2",
+            "t is one too small: two sets can be settled",
+        ),
+        ("threshold - colluders < 2", "threshold - colluders < 1", "a sum may be over one honest member"),
+        (
+            "Thresholds(members, colluders, threshold, threshold,",
+            "Thresholds(members, colluders, threshold, threshold - 1,",
+            "sums over fewer than t members",
+        ),
+    ],
+    ("crypto/linear_check", "crypto/linear_check"): [
+        ("CHECKS: Final = 40", "CHECKS: Final = 1", "one check word only"),
+        ('f"chunk {number}"', '"chunk"', "the same coins for every chunk: errors may cancel"),
+        (
+            "np.unpackbits(octets).reshape(out.shape)",
+            "np.ones(out.shape)",
+            "coins that are none: sums of all elements",
+        ),
+        ('_seed(seed, "right")', '_seed(bytes(32), "right")', "known coins from the right"),
+        ('_seed(seed, "last")', '_seed(bytes(32), "last")', "known coins in the last step"),
+        (
+            'labels.CHECK_SEED + b"\\0" + seed + purpose.encode()',
+            'labels.CHECK_SEED + b"\\0" + purpose.encode()',
+            "coins that are known before the sums are",
+        ),
+    ],
+    ("gossip/masking", "gossip/secure_sum gossip/masking"): [
+        (
+            "return self._suite.derive(seed, labels.SELF_MASK, self._roster.digest)",
+            "return bytes(32)",
+            "a self-mask that everybody knows",
+        ),
+        (
+            "self._suite.derive(seed, labels.SELF_MASK, self._roster.digest)",
+            'self._suite.derive(seed, labels.SELF_MASK, b"")',
+            "no roster digest in the self-mask",
+        ),
+        (
+            "return self._suite.agree(secret, public, labels.PAIRWISE_MASK, context)",
+            "return bytes(32)",
+            "a mask between two that everybody knows",
+        ),
+        (
+            "context = self._roster.digest + bytes(sorted((owner, other)))",
+            "context = bytes(sorted((owner, other)))",
+            "no roster digest in the masks between two",
+        ),
+        (
+            "(added if other > self._me else taken).append(seed)",
+            "(added if other > self._me else taken).append(seed) if other == self._others[0] else None",
+            "one mask with one other member instead of with all",
+        ),
+        ("            if right:", "            if secret:", "secrets from shares that nobody verified"),
+        (
+            "context = self._roster.digest + bytes((dealer, recipient))",
+            "context = self._roster.digest",
+            "a bundle can be handed back to its dealer",
+        ),
+    ],
+    ("gossip/masking", "gossip/masking"): [
+        (
+            "context = self._roster.digest + bytes(sorted((owner, other)))",
+            "context = self._roster.digest",
+            "a member with the key of another makes masks cancel",
+        ),
+        (
+            "holders, threshold = len(self._roster.members), self._roster.thresholds.threshold",
+            "holders, threshold = len(self._roster.members), self._roster.thresholds.threshold - 1",
+            "shares that fewer than t put together",
+        ),
+        ("        del self._secrets", "        pass", "secrets are kept after the sum"),
+    ],
+    ("gossip/secure_sum", "gossip/secure_sum gossip/round"): [
+        (
+            "tuple(held.seed if peer in chosen else held.key for",
+            "tuple(held.key if peer in chosen else held.seed for",
+            "reveals the other secret of everybody",
+        ),
+        (
+            "self._reveals[self._me] = self._seat.broadcast(reveal, chosen)",
+            "self._reveals[self._me] = self._seat.broadcast(reveal)",
+            "reveals to those who are left out, too",
+        ),
+        (
+            "        if self._settled is not None:\n            return\n        votes",
+            "        votes",
+            "settles, and reveals, again and again",
+        ),
+        (
+            "        if self._me not in self._ballots:\n            choice",
+            "        if True:\n            choice",
+            "signs more than one set",
+        ),
+        ("if count >= threshold]", "if count >= threshold - 1]", "settles with one signature too few"),
+        (
+            "        self._seat.check_survivors(ballot.author, ballot.entries)\n        if bool",
+            "        if bool",
+            "takes sets of strangers, or too small ones",
+        ),
+        (
+            "if peer in chosen and reveal.survivors == self._settled_mark",
+            "if peer in chosen",
+            "uses shares that were revealed for another set",
+        ),
+        (
+            "if message is not None and (fetch.author, message.signature) not in self._served:",
+            "if message is not None:",
+            "hands out the same again and again",
+        ),
+        ("if over and not missing and", "if over and", "contributes without everybody's shares"),
+        (
+            "if not missing and self._me not in self._acks:",
+            "if self._me not in self._acks:",
+            "says that it holds shares that it lacks",
+        ),
+        (
+            "len(self._acks) >= limits.threshold",
+            "len(self._acks) >= limits.threshold - 1",
+            "contributes where too few hold the shares",
+        ),
+        ("if not self.committed or self.sent_masked:", "if not self.committed:", "sends two masked vectors"),
+        (
+            "if self._me in chosen and not self.sent_masked:",
+            "if False:",
+            "reveals for a vector of its own that it never sent",
+        ),
+        (
+            'self.failure = "the others settled on survivors without us"\n            return',
+            "pass",
+            "reveals though it is left out",
+        ),
+        ("and result.digest != ours.digest:", "and False:", "another sum of the same vectors is no evidence"),
+        ("if bundle.recipient != self._me:", "if False:", "opens bundles for somebody else"),
+        ('self.failure = "a bundle did not open"', "pass", "waits for a bundle that does not open"),
+        (
+            "if max(votes.values(), default=0) + undecided < threshold:",
+            "if False:",
+            "waits for signatures that cannot come",
+        ),
+        (
+            "if len(reveal.shares) != len(self._seat.members):",
+            "if False:",
+            "takes a reveal of too few shares",
+        ),
+    ],
+    ("gossip/secure_sum", "gossip/masking"): [
+        ("        self._shares.clear()\n", "", "shares are kept after the sum"),
+        ("        self._recovered.clear()\n", "", "recovered secrets are kept after the sum"),
+    ],
+    ("gossip/secure_sum", "gossip/attacks"): [
+        (
+            "len(reveals) + to_come < self.roster.thresholds.threshold",
+            "False",
+            "waits for shares that cannot come",
+        ),
+    ],
+    ("gossip/seat", "gossip/secure_sum gossip/attacks_on_sums"): [
+        (
+            "elif known.signed_bytes() != message.signed_bytes():",
+            "elif False:",
+            "two different values of one author are no evidence",
+        ),
+        (
+            "        if known is None:\n            slots[message.author] = message",
+            "        slots[message.author] = message\n        if known is None:\n            pass",
+            "the last value counts instead of the first",
+        ),
+        ("if len(peers) < self.roster.thresholds.minimum_survivors:", "if False:", "sets that are too small"),
+        (" or author not in peers:", ":", "sets that their author is not in"),
+    ],
+    ("gossip/broadcast", "gossip/secure_sum gossip/round gossip/floods"): [
+        (
+            "return self._seat.me in chosen and (not left_out or now >= self._masked_until)",
+            "return self._seat.me in chosen",
+            "the quickest to sign chooses the survivors",
+        ),
+        (
+            "return self._seat.me in chosen and (not left_out or now >= self._masked_until)",
+            "return not left_out or now >= self._masked_until",
+            "signs a set that it is not in",
+        ),
+        (
+            "all(self._holds(*entry) for entry in choice[0])",
+            "all(peer in self._vectors for peer, _ in choice[0])",
+            "signs for vectors that it does not hold",
+        ),
+        (
+            "if len(message.data) != self._seat.chunks.dim * self._seat.ring.bytes:",
+            "if False:",
+            "takes vectors of any length",
+        ),
+        ("        if len(held) == 2:", "        if False:", "two masked vectors are no evidence"),
+        (
+            "len(held) < seat.roster.thresholds.minimum_survivors:",
+            "len(held) < 1:",
+            "signs sets that are too small",
+        ),
+    ],
+    ("gossip/broadcast", "gossip/floods"): [
+        (" and len(held) < 2:", ":", "keeps as many vectors of one member as it sends"),
+    ],
+    ("gossip/scatter", "gossip/attacks_on_sums"): [
+        (
+            "self._held[place].digest != pledge.digests[place[1]]:",
+            "False:",
+            "adds up a chunk that is not as pledged",
+        ),
+        (
+            "if len(masked.data) != chunks.length(masked.chunk) * self._seat.ring.bytes:",
+            "if False:",
+            "takes chunks of any length",
+        ),
+        (
+            "            if trial.verified:\n",
+            "            if trial.choice:\n",
+            "signs a sum that it has not checked",
+        ),
+        (
+            "for peer in seat.members if self._has_all_of(peer))",
+            "for peer in seat.members if peer in self._pledges)",
+            "says that it holds what it lacks",
+        ),
+        (
+            "spoilers = current.blamed if now >= current.until else current.culprits",
+            "spoilers = set[PeerId]()",
+            "makes the same plan again",
+        ),
+        (
+            "if len(pledge.digests) != self._seat.chunks.count:",
+            "if False:",
+            "takes pledges of another number of chunks",
+        ),
+    ],
+    ("gossip/scatter", "gossip/floods"): [
+        (" or not self._is_wanted(*place):", ":", "keeps chunks that it never asked for"),
+        ("_EARLY_PLANS: Final = 2", "_EARLY_PLANS: Final = 1 << 20", "keeps parts of any number of plans"),
+        (
+            "if isinstance(message, Check) or len(kept) <= self._most:",
+            "if True:",
+            "keeps any number of parts of one plan",
+        ),
+        (
+            "if isinstance(message, Part) and len(message.data) > self._longest:",
+            "if False:",
+            "keeps parts of any length",
+        ),
+    ],
+    ("gossip/scatter", "gossip/attacks"): [
+        ("return len(differently) <= most and all(", "return True or all(", "follows any plan"),
+        ("if seat.me not in chosen or not known:", "if not known:", "follows a plan that it is not in"),
+        ("if seat.me not in chosen or not known:", "if seat.me not in chosen:", "adds up unknown vectors"),
+        (
+            "        chosen = [peer for peer in chosen if self._lack(peer, chosen) <= most]\n",
+            "",
+            "plans with a vector that nearly everybody lacks",
+        ),
+        ("        if not plan.owners or plan.owners", "        if plan.owners", "a plan that nobody adds up"),
+        (
+            "if now >= self._masked_until or not self._awaited(dict(held)):",
+            "if not self._awaited(dict(held)):",
+            "waits for a silent member for ever",
+        ),
+        (
+            "if self._awaited(self._helds) and now < self._wait_for_helds(now):",
+            "if self._awaited(self._helds):",
+            "makes no plan while one says nothing",
+        ),
+    ],
+    ("gossip/scatter", "gossip/attacks gossip/attack_sweeps"): [
+        (
+            "current is None or set(entries) < set(current.entries)",
+            "current is None or set(entries) != set(current.entries)",
+            "plans that grow again",
+        ),
+    ],
+    ("gossip/scatter", "gossip/round_faults"): [
+        (
+            "            if trial.checked and not left:\n                return None\n",
+            "",
+            "signs an earlier sum though others may sign the later",
+        ),
+    ],
+    ("gossip/scatter", "gossip/round_faults gossip/attacks gossip/attack_sweeps"): [
+        (
+            "        if not self._signed and self._seat.me in self._helds:",
+            "        if self._seat.me in self._helds:",
+            "follows another plan after it has signed",
+        ),
+    ],
+    ("gossip/scatter", "gossip/attack_sweeps"): [
+        (" and seat.me in dict(entries)", "", "makes a plan that it is not in"),
+    ],
+    ("gossip/trial", "gossip/attacks_on_sums"): [
+        (" or part.author != self._owner(part.chunk):", ":", "takes a part from whoever sends it"),
+        (
+            "if len(part.data) != chunks.length(part.chunk) * self._seat.ring.bytes:",
+            "if False:",
+            "takes parts of any length",
+        ),
+        (
+            "        if known.digest != part.digest:",
+            "        if False:",
+            "two parts of one chunk are no evidence",
+        ),
+        (
+            "if check.author not in self.members or len(check.parts)",
+            "if len(check.parts)",
+            "takes checks of strangers to the plan",
+        ),
+        ("        if len(check.words) != words:", "        if False:", "takes checks of any length"),
+        (
+            "if not np.array_equal(np.add.reduce(each, dtype=words.dtype), words):",
+            "if False:",
+            "skips the linear check",
+        ),
+        (
+            "pack((self.mark, self._part_digests))",
+            "pack((self.mark,))",
+            "the challenge is not bound to the parts",
+        ),
+        (
+            "pack((self.mark, self._part_digests))",
+            "pack((self._part_digests,))",
+            "the challenge is not bound to the vectors",
+        ),
+        ("        if differing:\n            return\n", "", "sums of which others have other parts"),
+        ("        if wrong:\n", "        if False:\n", "a wrong sum is nobody's fault"),
+        (
+            'self._seat.accuse(of, "a check of another vector", self._checks[of], self._pledges[of])',
+            "pass",
+            "wrong words are nobody's fault",
+        ),
+        (
+            "if self._sums and set(self._checks) == set(self.members) and not",
+            "if self._sums and len(self._checks) > len(self.members) // 2 and not",
+            "verifies without everybody's check",
+        ),
+        ("suspects = liars or self.members", "suspects = self.members", "every wrong word costs a vector"),
+        (
+            "        if check.author in self._differing and check.parts == self._part_digests:",
+            "        if False:",
+            "one member's two checks divide the others",
+        ),
+    ],
+    ("gossip/round", "gossip/round gossip/attacks"): [
+        (
+            "if any(self._same_purpose(self._readies[peer], ours) for peer in left_out"
+            " if peer in self._readies):",
+            "if False:",
+            "a convener chooses the members",
+        ),
+        ("if ours not in proposal.readies or len", "if len", "a roster with another key in our place"),
+        (" or len(proposal.readies) < self._minimum:", ":", "a roster that is too small"),
+        (
+            "if not known and not all(map(self._suite.accepts_key, (ready.mask_key, ready.bundle_key))):",
+            "if False:",
+            "one-time keys of small order",
+        ),
+        ("if ready.federation != self._federation:", "if False:", "readies of another federation"),
+        ("return ready.epoch_roster == self._epoch_roster", "return True", "readies of another epoch"),
+        (
+            " or (message.author != peer and not message.RELAYED):",
+            ":",
+            "what somebody says in another's name",
+        ),
+        (
+            "            if self._committed:\n                return\n            self._enter",
+            "            self._enter",
+            "begins again after it has contributed",
+        ),
+        (
+            "if sum_.failure is not None and sum_.committed:",
+            "if False:",
+            "tries again after it has contributed",
+        ),
+        (
+            "elif isinstance(message, Bundle | Ack) and not sum_.committed:",
+            "elif isinstance(message, Bundle | Ack):",
+            "gives up what it contributed to for another's roster",
+        ),
+        (
+            "self._secrets = secrets = Secrets.fresh(self._suite, self._random)",
+            "self.kept = self._secrets = secrets = vars(self).get('kept') or "
+            "Secrets.fresh(self._suite, self._random)",
+            "the same secrets in every attempt",
+        ),
+        ("            if now >= self._ends_at:", "            if False:", "a round without an end"),
+        (
+            "        if message.roster == sum_.roster.digest:",
+            "        if True:",
+            "messages of another roster",
+        ),
+        (
+            "not (self._same_state and one.state_digest != other.state_digest)",
+            "True",
+            "sums over members with other models",
+        ),
+    ],
+    ("gossip/round", "gossip/round"): [
+        ("                if len(early) < 2:", "                if True:", "keeps all that comes early"),
+    ],
+    ("gossip/messages", "gossip/messages"): [
+        (
+            "if digest(labels.MASKED_DIGEST, payload) != claimed:",
+            "if False:",
+            "a chunk that is not the one that was signed",
+        ),
+        (
+            "if digest(labels.PART_DIGEST, payload) != claimed:",
+            "if False:",
+            "a part that is not the one that was signed",
+        ),
+    ],
+    ("gossip/wire", "gossip/messages"): [
+        (
+            "len(signature) == _SIGNATURE_BYTES and verify(author, kind.LABEL, body, signature)",
+            "len(signature) == _SIGNATURE_BYTES",
+            "signatures are not verified",
+        ),
+    ],
+}
