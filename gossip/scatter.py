@@ -224,7 +224,7 @@ class Scatter:
             self._plan_from = now
         turn = seat.my_turn(self._plan_from)
         if current is not None and self._plan_from >= current.until:  # first those who know whose fault it is
-            turn = self._plan_from if current.withheld else turn + seat.turn_seconds
+            turn = self._plan_from if current.withheld else turn + 2 * seat.turn_seconds
         if now < turn:
             seat.timer(f"plan/{turn}", turn)
             return

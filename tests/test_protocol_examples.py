@@ -6,23 +6,36 @@ no line may be neither.
 """
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from p2pfl.crypto import labels, linear_check, shamir
 from p2pfl.crypto.agreement import OneTimeKey, agree, derive, seal
 from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id, public_key_of
 from p2pfl.crypto.masks import Mask
+from p2pfl.crypto.randomness import Keystream
 from p2pfl.crypto.ring import Encoding, decode, largest_fraction_bits
 from p2pfl.gossip import chunks, epoch, epoch_messages, evidence, exchange, messages, wire
 from p2pfl.gossip.canonical import pack
+from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.epoch_messages import commitment_to
 from p2pfl.gossip.manifest import PARAMETER_LIMIT, Manifest, ModelSpec, canonical_bytes, from_toml
-from p2pfl.gossip.messages import Masked, Ready, result_digest, roster_digest, survivors_digest
+from p2pfl.gossip.messages import (
+    Masked,
+    Plan,
+    Pledge,
+    Ready,
+    parts_digest,
+    result_digest,
+    roster_digest,
+    survivors_digest,
+)
 from p2pfl.gossip.participant import MAX_AHEAD, MESSAGES
 from p2pfl.gossip.presences import Author, PresenceSet
 from p2pfl.gossip.suite import SUITE
@@ -276,6 +289,90 @@ def sum_example(given: Given) -> dict[str, str]:
     }
 
 
+def chunks_example(given: Given) -> dict[str, str]:
+    cut = Chunks.of(given.number("d"), given.number("k"), given.number("w"))
+    where = cut.where(27)
+    everybody, plan = range(cut.members), (0, 3, 4)
+    lengths = (dim for dim in range(340_000, 360_000) if Chunks.of(dim, 4, 4).scattered)
+    return {
+        "chunks": str(cut.count),
+        "words of chunk 27": f"{where.start}-{where.stop - 1}",
+        "first owners of chunks 0 to 9": " ".join(str(cut.owner(c, everybody)) for c in range(10)),
+        "owners of chunks 0 to 9 in a plan of the owners 0, 3 and 4": " ".join(
+            str(cut.owner(c, plan)) for c in range(10)
+        ),
+        "longest broadcast, four members, w 4": str(next(lengths) - 1),
+    }
+
+
+def gathering_example(given: Given) -> dict[str, str]:
+    roster = given.blob("roster digest")
+    members = [parse_peer_id(word) for word in given.text("members").split()]
+    vectors = [
+        [bytes.fromhex(word) for word in given.text(f"chunks of the {name}").split()]
+        for name in ("first", "second")
+    ]
+    pledges = [
+        Pledge(member, 7, 0, roster, tuple(digest(labels.MASKED_DIGEST, chunk) for chunk in chunks))
+        for member, chunks in zip(members, vectors, strict=True)
+    ]
+    entries = tuple((pledge.author, pledge.mark) for pledge in pledges)
+    plan = Plan(members[0], 7, 0, roster, entries, (members[1],))
+    sums = [
+        np.frombuffer(one, "<u4") + np.frombuffer(other, "<u4") for one, other in zip(*vectors, strict=True)
+    ]
+    parts = [digest(labels.PART_DIGEST, added.tobytes()) for added in sums]
+    survivors = survivors_digest(roster, entries)
+    return {
+        "digests of the first's": " ".join(each.hex() for each in pledges[0].digests),
+        "mark of the first": pledges[0].mark.hex(),
+        "mark of the second": pledges[1].mark.hex(),
+        "mark of the plan": plan.mark.hex(),
+        "digests of the parts": " ".join(part.hex() for part in parts),
+        "digest of the set": survivors.hex(),
+        "parts of survivors": parts_digest(survivors, parts).hex(),
+        "seed of the map": digest(labels.CHALLENGE, pack([plan.mark, parts])).hex(),
+    }
+
+
+def linear_map_example(given: Given) -> dict[str, str]:
+    """The words by the code, and the steps to them by what the page says of this example."""
+    seed, owners = given.blob("seed"), [0] * 6
+    vectors = {
+        name: {c: np.array(given.numbers(f"chunk {c} of {name}"), "<u4") for c in (1, 5)}
+        for name in ("i", "j", "the sum")
+    }
+    words = {name: linear_check.check_values(seed, chunks, owners)[0] for name, chunks in vectors.items()}
+
+    def key(name: str) -> bytes:
+        return digest(labels.CHECK_SEED, seed + name.encode())
+
+    def bits(name: str, columns: int) -> NDArray[np.uint32]:
+        stream = np.frombuffer(Keystream(key(name)).read(40 * columns // 8), np.uint8)
+        return np.unpackbits(stream).astype("<u4").reshape(40, columns)
+
+    columns = {c: bits(f"chunk {c}", 256)[:, 0] for c in (1, 5)}
+    a = np.outer(columns[1], vectors["i"][1])
+    a[:, 0] += columns[5] * vectors["i"][5]
+    b = bits("right", 256)[:, :3] @ a.T
+    assert np.array_equal(bits("last", 1600) @ b.reshape(-1), words["i"])
+    assert np.array_equal(words["i"] + words["j"], words["the sum"])
+    return {
+        "key of chunk 1": key("chunk 1").hex(),
+        "first bytes of its stream": Keystream(key("chunk 1")).read(8).hex(),
+        "bits 0, 256, 512 … of chunk 1": "".join(map(str, columns[1])),
+        "bits 0, 256, 512 … of chunk 5": "".join(map(str, columns[5])),
+        "A of i, three columns, rows 0 to 7": " / ".join(" ".join(map(str, row)) for row in a[:8]),
+        "first bits of right": "".join(map(str, bits("right", 256)[0, :16])),
+        "B of i, row 0": " ".join(map(str, b[0])),
+        "first bits of last": "".join(map(str, bits("last", 1600)[0, :16])),
+        **{
+            f"words of {name}, the first four": " ".join(map(str, found[:4])) for name, found in words.items()
+        },
+        "SHA-256 of all 40 of the sum, as in a check": hashlib.sha256(words["the sum"].tobytes()).hexdigest(),
+    }
+
+
 def encoding_example(given: Given) -> dict[str, str]:
     bits = largest_fraction_bits(given.number("members"), float(given.number("limit")))
     total = np.array(given.numbers("total"), np.uint32)
@@ -330,6 +427,9 @@ COMPUTED: Mapping[str, Callable[[Given], dict[str, str]]] = {
     "agreement": agreement_example,
     "shares": shares_example,
     "sum": sum_example,
+    "chunks": chunks_example,
+    "gathering": gathering_example,
+    "linear map": linear_map_example,
     "encoding": encoding_example,
     "plan": plan_example,
     "model": model_example,
@@ -399,6 +499,7 @@ def constants() -> dict[str, float | str]:
         "words of a check": linear_check.CHECKS,
         "width of a row": linear_check.WIDTH,
         "rows of a block": linear_check.BLOCK_ROWS,
+        "bytes of a check's words": messages.MAX_CHECK_BYTES,
         "bytes of an accusing message": evidence.MAX_STATEMENT_BYTES,
         "bytes of a body": wire.Limits(0).max_body_bytes,
         "authors of an epoch": epoch_messages.MAX_ROSTER,
