@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.events import Computed, Event, Send
-from p2pfl.gossip.linear_check import Words, check_values
+from p2pfl.crypto.linear_check import Words, check_values
 from p2pfl.gossip.messages import (
     Check,
     Held,
