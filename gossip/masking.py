@@ -18,10 +18,10 @@ from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.gossip.roster import Roster
 from p2pfl.gossip.suite import Suite
 
-_MAX_SUBSETS: Final = 128
-"""Subsets of shares that are tried for one secret: all there are up to nine members. Beyond, those in which t
-cyclic neighbours are good come first and the rest is cut off: a sum lost to members that deal or reveal wrong
-shares, who could have prevented it anyway."""
+_MAX_SUBSETS: Final = 1 << 13
+"""Subsets of shares that are tried for one secret: with as many wrong ones as may collude and drop, the right
+one is among them in every group of up to 16. In larger groups those in which t cyclic neighbours are good
+come first, and the rest is cut off: a sum lost to members that deal or reveal wrong shares."""
 
 
 _BLOCK: Final = 1 << 14
@@ -79,6 +79,7 @@ class Masking:
 
     def __init__(self, roster: Roster, me: int, secrets: Secrets, suite: Suite) -> None:
         self._roster, self._me, self._secrets, self._suite = roster, me, secrets, suite
+        self._honest: tuple[int, ...] = ()  # holders whose shares were right, the last time
         self._others = [index for index in range(len(roster.members)) if index != me]
 
     def deal(self, random: RandomBytes) -> tuple[HeldShares, dict[int, bytes]]:
@@ -123,7 +124,8 @@ class Masking:
         enough right ones they do no harm. None if these shares do not suffice.
         """
         ready, threshold = self._roster.readies[owner], self._roster.thresholds.threshold
-        for holders in _subsets(sorted(shares), threshold):
+        again = [self._honest] if self._honest and shares.keys() >= set(self._honest) else []
+        for holders in chain(again, _subsets(sorted(shares), threshold)):
             try:
                 secret = self._suite.combine({holder: shares[holder] for holder in holders}, threshold)
                 right = (
@@ -134,6 +136,7 @@ class Masking:
             except ValueError:
                 continue
             if right:
+                self._honest = holders
                 return secret
         return None
 

@@ -302,7 +302,9 @@ class RoundMachine:
         """Go as far as what is known and the time allow."""
         while self._prepared is not None and not self._finished:
             attempt = self._attempt
-            if now >= self._ends_at:
+            if self._sum is not None and self._sum.completed:
+                self._finished, self._secrets = True, None
+            elif now >= self._ends_at:
                 phase = "forming a group" if self._sum is None else self._sum.phase
                 self._skip(f"the round ended while {phase}")
             elif self._sum is None:
@@ -314,9 +316,6 @@ class RoundMachine:
 
     def _drive(self, sum_: SecureSum, now: float) -> None:
         self._emit(sum_.wake(now))
-        self._finished = sum_.completed
-        if sum_.completed:
-            self._secrets = None
         if sum_.failure is not None and sum_.committed:
             self._skip(sum_.failure)
         elif sum_.failure is not None:

@@ -19,8 +19,9 @@ A member sends its check only when it has all parts; so when anybody has verifie
 plan holds all of it, and from then on any member may vanish. Who lacks only a check gets it from who has
 signed.
 
-**Memory.** Our own vector, as masked; one chunk in k of everybody's; the parts: three vectors, whatever k is.
-A member that sends what it should not is hung up on, before it is kept.
+**Memory.** Our own vector, as masked; one chunk in k of everybody's; the parts: three vectors, whatever k is,
+as long as the first plan holds. Each further plan adds the parts of one vector, and each colluder can make us
+keep (k - t + 1) / k of a vector of parts of plans that do not exist. What was not asked for is not kept.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -50,7 +51,7 @@ from p2pfl.gossip.messages import (
 from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.trial import Chunk, Trial
 
-_EARLY_PLANS: Final = 2
+_EARLY_PLANS: Final = 1
 """Plans, not known yet, of which parts and checks are kept for each author."""
 
 
@@ -396,7 +397,7 @@ class Scatter:
 
 
 class _Early:
-    """Parts and checks of plans that we have not heard of yet: of each author those of two, and no more parts
+    """Parts and checks of plans that we have not heard of yet: of each author those of one, and no more parts
     of one than it can have to add up.
     """
 

@@ -298,7 +298,10 @@ class SecureSum:
         to_come = self._count_on(set(chosen) - set(self._reveals), now)
         if len(reveals) + to_come < self.roster.thresholds.threshold:
             self.failure = "too few members are left to reveal their shares"
-        elif self._exchange.complete(self._settled) and self._recover(chosen, reveals):
+        elif not self._recover(chosen, reveals):
+            if len(reveals) == len(chosen):
+                self.failure = "the shares that were revealed do not reconstruct every secret"
+        elif self._exchange.complete(self._settled):
             self._adding = True
             unmasker = self._masking.unmasker([number[peer] for peer in chosen], self._recovered)
             masked = self._exchange.total(self._settled)
@@ -308,6 +311,8 @@ class SecureSum:
         """Put together the secrets that are still missing; wrong shares are worth a new try only with new
         ones.
         """
+        if len(self._recovered) == len(self._seat.members):
+            return True
         if len(reveals) == self._reveals_tried:
             return False
         self._reveals_tried = len(reveals)

@@ -122,8 +122,9 @@ class Trial:
         if len(check.words) != words:
             raise RemoteProtocolError(check.author, "a check of the wrong length")
         self._seat.keep(self._checks, check)
-        if check.author in self._differing and check.parts == self._part_digests:
-            self._checks[check.author] = check  # of two, which are evidence, the one that we can use
+        differs = check.author in self._differing and check.parts == self._part_digests
+        if differs or self._disputed is not None:  # of two, which are evidence, the one that others could use
+            self._checks[check.author] = check
 
     def computed(self, task: str, value: Any) -> None:
         """What one of our computations came to."""
@@ -159,10 +160,12 @@ class Trial:
             self._compare()
 
     def fetch_checks(self, signer: PeerId) -> None:
-        """Ask somebody who has signed this sum for the checks that we lack, or have of other parts."""
+        """Ask somebody who has signed this sum for the checks that we lack, or have of other parts, or that do
+        not add up with us.
+        """
         differing = self._differing
         for peer in self.members:
-            if peer not in self._checks or peer in differing:
+            if peer not in self._checks or peer in differing or self._disputed is not None:
                 self._ask(signer, Check.TAG, peer, 0, self.mark)
 
     def _fetch_parts(self, now: float) -> None:

@@ -10,7 +10,8 @@ protocols exist for the peer, and its connecting is reported.
 
 Each side sends messages on one long-lived stream, as frames of four bytes of length and the message. Sending
 never waits: a peer that does not take what is queued for it is disconnected. Requests and answers, up to
-hundreds of megabytes, have a stream each, and a length and a SHA-256 with every body.
+hundreds of megabytes, have a stream each, and a length and a SHA-256 with every body. What all of this may
+cost, before and after admission, is in docs/transport.md.
 """
 
 import errno
@@ -36,13 +37,13 @@ from p2pfl.node.hardened.guard import ProtocolRefusedError, guarded, open_stream
 from p2pfl.node.hardened.host import make_host, quiet
 from p2pfl.node.hardened.noise import NoiseSession
 from p2pfl.node.hardened.tcp import Tcp
-from p2pfl.node.hardened.wire import WireError, read_frame, write_frame
+from p2pfl.node.hardened.wire import WireError, read_frame, write_frames
 from p2pfl.node.hardened.yamux import Yamux, YamuxLimits
 from p2pfl.node.hardened.yamux_stream import YamuxStream
 from p2pfl.node.transport_address import cause_of_kind, dial_reason, dialable, parse_dialable
 from p2pfl.node.transport_exchange import Responder, answer, answer_pings, ask
 from p2pfl.node.transport_reception import ADMISSION, Reception
-from p2pfl.node.transport_session import EventQueue, Link, Session
+from p2pfl.node.transport_session import EventQueue, Link, Room, Session
 from p2pfl.node.transport_types import (
     Admission,
     AdmissionRefused,
@@ -127,6 +128,7 @@ class Transport:
         self._sessions: dict[PeerId, Session] = {}
         self._dialling: dict[PeerId, trio.Event] = {}
         self._past: dict[PeerId, Traffic] = {}  # of everybody ever admitted
+        self._room = Room(limits.outbox_messages, limits.outbox_bytes, limits.outboxes_bytes)
         self._queue = EventQueue(limits.inbox_messages, limits.inbox_bytes)
         self._reception = Reception(admission, limits.guest_seconds, self._queue.put, self._admit)
         self._for_peers = Multiselect()
@@ -179,7 +181,7 @@ class Transport:
         # The host's own table is for guests, and what identify shows to strangers; peers are offered more.
         for_guests = host.get_mux()
         for_guests.add_handler(ADMISSION, self._on_admission)
-        for_guests.add_handler(PING, _on_ping)
+        for_guests.add_handler(PING, self._on_ping)
         for protocol, handler in for_guests.handlers.items():
             self._for_peers.add_handler(protocol, handler)
         self._for_peers.add_handler(self._protocol("messages"), self._on_messages)
@@ -233,14 +235,20 @@ class Transport:
         session = self._sessions.get(peer)
         if session is None or session.lost:
             return False
-        if session.put(message):
-            return True
-        self._end(session, "it does not take what is sent to it")
-        return False
+        if not session.put(message):
+            self._end(session, "it does not take what is sent to it")
+        while self._room.used > self._room.together:
+            slowest = max(self._sessions.values(), key=lambda each: each.queued)
+            self._end(slowest, "of all peers it takes what is sent to it most slowly, and it is too much")
+        return not session.over
 
     def limit_messages(self, longest: int) -> None:
         """Read no message of more bytes than this from now on, and never more than ``Limits.max_message``."""
         self._longest = min(longest, self._limits.max_message)
+
+    def limit_outboxes(self, vector: int) -> None:
+        """Queue from now on what rounds over vectors of ``vector`` bytes may need, and no more."""
+        self._room.each, self._room.together = self._limits.outboxes_for(vector)
 
     async def disconnect(self, peer: PeerId, reason: str) -> None:
         """End every connection to ``peer``; what is queued is dropped. To keep it out is Admission's part."""
@@ -355,7 +363,7 @@ class Transport:
             return "too many connections of this peer"
         if peer not in self._sessions and len(self._sessions) >= self._limits.max_peers:
             return "this node has as many peers as it may"
-        return None
+        return "this node does not keep up with who comes and goes" if self._queue.crowded else None
 
     def _make_room(self) -> None:
         """Turn out the guest that has been here longest: an admission takes milliseconds, so it stalls."""
@@ -370,6 +378,9 @@ class Transport:
     async def _on_admission(self, net_stream: INetStream) -> None:
         await self._reception.receive(self._link_of(net_stream), _muxed(net_stream))
 
+    async def _on_ping(self, net_stream: INetStream) -> None:
+        await answer_pings(_muxed(net_stream), self._limits.idle_seconds)
+
     def _admit(self, link: Link) -> None:
         session = self._sessions.get(link.peer)
         if session is not None and session.token == link.token:
@@ -377,7 +388,7 @@ class Transport:
             return
         if session is not None:
             self._end(session, "the peer started over")
-        session = self._sessions[link.peer] = Session(link, self._limits)
+        session = self._sessions[link.peer] = Session(link, self._limits, self._room)
         self._past.setdefault(link.peer, Traffic())
         log.info("peer %s connected at %s", link.peer, link.address)
         self._queue.put(PeerConnected(link.peer, link.address))
@@ -421,6 +432,7 @@ class Transport:
         if session.over:
             return
         session.over = session.lost = True
+        session.drop_outbox()
         self._past[session.peer] += Traffic(session.sent, session.received)
         del self._sessions[session.peer]
         self._reception.forget(session.peer)
@@ -437,8 +449,9 @@ class Transport:
             try:
                 stream = await open_stream(session.link.muxer, self._protocol("messages"))
                 while True:
-                    await write_frame(stream, await session.next())
-                    session.done()
+                    messages = await session.next()
+                    await write_frames(stream, messages)
+                    session.done(messages)
             except (WireError, ProtocolRefusedError) as error:
                 if not session.lost:
                     self._end(session, str(error))
@@ -447,11 +460,12 @@ class Transport:
         link, session = self._session_of(net_stream)
         if session.reading is not None:
             raise ProtocolRefusedError("a second stream of messages")
-        session.reading = link
+        session.reading, stream = link, _muxed(net_stream)
         with session.reading_scope:
             try:
                 while True:
-                    data = await read_frame(_muxed(net_stream), self._longest)
+                    await stream.wait_for_more()
+                    data = await read_frame(stream, self._longest, self._limits.idle_seconds)
                     session.count_received(len(data))
                     await self._queue.put_message(MessageReceived(session.peer, data))
             except WireError as error:
@@ -475,10 +489,6 @@ class Transport:
                 await answer(_muxed(net_stream), session, name, responder, self._limits)
 
         return handle
-
-
-async def _on_ping(net_stream: INetStream) -> None:
-    await answer_pings(_muxed(net_stream))
 
 
 def _muxed(stream: INetStream) -> YamuxStream:

@@ -49,9 +49,9 @@ async def write_introduction(stream: YamuxStream, introduction: Introduction) ->
     await write_frame(stream, introduction.token + introduction.greeting)
 
 
-async def read_introduction(stream: YamuxStream) -> Introduction:
+async def read_introduction(stream: YamuxStream, seconds: float) -> Introduction:
     """Raises WireError."""
-    frame = await read_frame(stream, TOKEN_BYTES + MAX_GREETING)
+    frame = await read_frame(stream, TOKEN_BYTES + MAX_GREETING, seconds)
     if len(frame) < TOKEN_BYTES:
         raise WireError("an introduction without a token")
     return Introduction(frame[:TOKEN_BYTES], frame[TOKEN_BYTES:])
@@ -62,23 +62,24 @@ async def write_verdict(stream: YamuxStream, reason: str | None) -> None:
     await write_frame(stream, _ACCEPTED if reason is None else _REFUSED + _reason_bytes(reason))
 
 
-async def read_verdict(stream: YamuxStream) -> str | None:
+async def read_verdict(stream: YamuxStream, seconds: float) -> str | None:
     """The reason for which the peer refuses us, or None. Raises WireError."""
-    verdict = await read_frame(stream, 1 + MAX_REASON)
+    verdict = await read_frame(stream, 1 + MAX_REASON, seconds)
     return None if verdict == _ACCEPTED else _reason_text(verdict[1:])
 
 
 async def ask(
     stream: YamuxStream, session: Session, body: bytes, max_response: int, idle_seconds: float
 ) -> bytes:
-    """The peer's answer to ``body``.
+    """The peer's answer to ``body``; it may take its time before it begins, which the caller bounds.
 
     Raises WireError if it refuses, breaks off, or stalls for ``idle_seconds``.
     """
-    await write_body(stream, body, idle_seconds)
+    await write_body(stream, body)
     session.sent += len(body)
-    if await read_exactly(stream, 1) != _ACCEPTED:
-        raise WireError(f"refused: {_reason_text(await read_frame(stream, MAX_REASON))}")
+    await stream.wait_for_more()
+    if await read_exactly(stream, 1, idle_seconds) != _ACCEPTED:
+        raise WireError(f"refused: {_reason_text(await read_frame(stream, MAX_REASON, idle_seconds))}")
     return await read_body(stream, max_response, idle_seconds, session.count_received)
 
 
@@ -101,7 +102,7 @@ async def answer(
         await _refuse_request(stream, "it could not be answered")
     else:
         await stream.write(_ACCEPTED)
-        await write_body(stream, response, limits.idle_seconds)
+        await write_body(stream, response)
         session.sent += len(response)
 
 
@@ -110,11 +111,11 @@ async def _refuse_request(stream: YamuxStream, reason: str) -> None:
     await write_frame(stream, _reason_bytes(reason))
 
 
-async def answer_pings(stream: YamuxStream) -> None:
-    """/ipfs/ping/1.0.0: what comes goes back, 32 bytes at a time."""
+async def answer_pings(stream: YamuxStream, idle_seconds: float) -> None:
+    """/ipfs/ping/1.0.0: what comes goes back, 32 bytes at a time, until none has for ``idle_seconds``."""
     try:
         while True:
-            await stream.write(await read_exactly(stream, _PING_BYTES))
+            await stream.write(await read_exactly(stream, _PING_BYTES, idle_seconds))
     except WireError:
         return
 

@@ -137,13 +137,13 @@ class Reception:
 
     async def _judge(self, link: Link, stream: YamuxStream) -> str | None:
         """Read what the peer presents; the reason to refuse it, or None."""
-        theirs = await read_introduction(stream)
+        theirs = await read_introduction(stream, self._guest_seconds)
         link.token = theirs.token
         return self._admission.judge(link.peer, theirs.greeting)
 
     async def _hear(self, link: Link, stream: YamuxStream) -> None:
         """Read the peer's verdict. Raises AdmissionRefused."""
-        reason = await read_verdict(stream)
+        reason = await read_verdict(stream, self._guest_seconds)
         if reason is not None:
             log.warning("peer %s does not admit this node: %s", link.peer, reason)
             link.settled.set()

@@ -8,17 +8,31 @@ connecting and disconnecting there is never a gap.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.node.hardened.tcp import TcpStream
 from p2pfl.node.hardened.yamux import Yamux
-from p2pfl.node.hardened.yamux_stream import YamuxStream
+from p2pfl.node.hardened.yamux_stream import PIECE, YamuxStream
 from p2pfl.node.transport_types import GuestRefused, Limits, MessageReceived, Traffic, TransportEvent
 
-_MAX_REFUSALS_QUEUED = 1000
+MAX_REFUSALS_QUEUED: Final = 1000
+MAX_COMINGS_QUEUED: Final = 4096
+"""Peers' coming and going: with more of that unseen nobody new is let in."""
+
+
+@dataclass(slots=True)
+class Room:
+    """For what is to be sent: so many messages and bytes for ``each`` peer, so many bytes for all of them."""
+
+    messages: int
+    each: int
+    together: int
+    used: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -49,7 +63,7 @@ class Session:
     ``link`` carries what we send, ``reading`` what we receive, once the peer has begun.
     """
 
-    def __init__(self, link: Link, limits: Limits) -> None:
+    def __init__(self, link: Link, limits: Limits, room: Room) -> None:
         self.peer = link.peer
         self.token = link.token
         self.link = link
@@ -62,9 +76,9 @@ class Session:
         self.answering = trio.Semaphore(limits.requests)
         self.sent = 0
         self.received = 0
-        self._limits = limits
+        self.queued = 0  # bytes in the outbox
+        self._room = room
         self._outbox: deque[bytes] = deque()
-        self._outbox_bytes = 0
         self._wake = trio.lowlevel.ParkingLot()
 
     def count_received(self, size: int) -> None:
@@ -81,53 +95,78 @@ class Session:
 
     def put(self, message: bytes) -> bool:
         """Queue ``message``; False if that is more than a peer that keeps up would have in its queue."""
-        full = len(self._outbox) >= self._limits.outbox_messages
-        if full or self._outbox_bytes + len(message) > self._limits.outbox_bytes:
+        if len(self._outbox) >= self._room.messages or self.queued + len(message) > self._room.each:
             return False
         self._outbox.append(message)
-        self._outbox_bytes += len(message)
+        self._use(len(message))
         self._wake.unpark_all()
         return True
 
-    async def next(self) -> bytes:
-        """The oldest queued message. It counts as queued until :meth:`done`."""
+    def _use(self, size: int) -> None:
+        self.queued += size
+        self._room.used += size
+
+    async def next(self) -> Sequence[bytes]:
+        """The oldest queued messages, one or so many as make up a piece. They count as queued until
+        :meth:`done`.
+        """
         while not self._outbox:
             await self._wake.park()
-        return self._outbox[0]
+        first: list[bytes] = []
+        size = 0
+        for message in self._outbox:
+            size += len(message)
+            if first and size > PIECE:
+                break
+            first.append(message)
+        return first
 
-    def done(self) -> None:
-        """The message of :meth:`next` was handed to the connection."""
-        size = len(self._outbox.popleft())
-        self._outbox_bytes -= size
-        self.sent += size
+    def done(self, messages: Sequence[bytes]) -> None:
+        """Those of :meth:`next` were handed to the connection."""
+        for message in messages if not self.over else ():
+            self._outbox.popleft()
+            self._use(-len(message))
+            self.sent += len(message)
+
+    def drop_outbox(self) -> None:
+        """Nothing more will be sent."""
+        self._outbox.clear()
+        self._use(-self.queued)
 
 
 class EventQueue:
-    """Events in order. Messages wait for room, so that a slow consumer stops the reading; the rest never
-    waits.
+    """Events in order. Messages wait for room, in the order in which they came to wait, so that a slow
+    consumer stops the reading; the rest never waits.
 
-    The rest is bounded by the peers there are, but for refusals, of which the newest are dropped if nobody
-    looks at them.
+    Of the rest, refusals are dropped if nobody looks at them, and :attr:`crowded` says when nobody sees peers
+    come and go.
     """
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages, self._max_bytes = max_messages, max_bytes
         self._events: deque[TransportEvent] = deque()
         self._messages = self._bytes = 0
+        self._turn = trio.StrictFIFOLock()
         self._filled = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._send, self.receive = trio.open_memory_channel[TransportEvent](0)
 
     def put(self, event: TransportEvent) -> None:
         """Add an event other than a message."""
-        if not isinstance(event, GuestRefused) or len(self._events) < _MAX_REFUSALS_QUEUED:
+        if not isinstance(event, GuestRefused) or len(self._events) < MAX_REFUSALS_QUEUED:
             self._events.append(event)
             self._filled.unpark_all()
 
+    @property
+    def crowded(self) -> bool:
+        """Whether too much other than messages waits for whoever receives."""
+        return len(self._events) - self._messages >= MAX_COMINGS_QUEUED
+
     async def put_message(self, event: MessageReceived) -> None:
         """Add a message once there is room; one alone always has it."""
-        while self._messages and not self._fits(len(event.data)):
-            await self._room.park()
+        async with self._turn:
+            while self._messages and not self._fits(len(event.data)):
+                await self._room.park()
         self._messages += 1
         self._bytes += len(event.data)
         self._events.append(event)

@@ -11,6 +11,8 @@ from p2pfl.node.errors import NetworkError
 
 MAX_GREETING = 16 << 10
 MAX_REASON = 500
+OUTBOX_SPARE = 8 << 20
+"""Room in a queue for everything that does not grow with the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,13 @@ class Limits:
     ``guest_seconds``    time for an admission
     ``guest_bytes``      what a guest may send in it
     ``outbox_messages``  queued for one peer: with one more it counts as lost
-    ``outbox_bytes``     the same in bytes
+    ``outbox_bytes``     the same in bytes; :meth:`outboxes_for` has fewer, for a model that is known
+    ``outboxes_bytes``   queued for all peers together: with more the one with the fullest queue is lost
     ``inbox_messages``   received and not yet consumed, over all peers; ``inbox_bytes``: then reading waits
     ``max_streams``      that a peer may have open at a time
     ``requests``         answered at a time for one peer: further ones wait
-    ``idle_seconds``     without a sign of life until a peer counts as lost (quiet ones are pinged);
-                         without progress until a transfer is given up
+    ``idle_seconds``     without a sign of life until a peer counts as lost (quiet ones are pinged); for
+                         64 KiB of what was begun to come or be taken, for 256 KiB of all that is sent
     ``dial_seconds``     for a connection with everything that belongs to it
     """
 
@@ -43,6 +46,7 @@ class Limits:
     guest_bytes: int = 128 << 10
     outbox_messages: int = 4096
     outbox_bytes: int = 256 << 20
+    outboxes_bytes: int = 512 << 20
     inbox_messages: int = 64
     inbox_bytes: int = 256 << 20
     max_streams: int = 64
@@ -58,6 +62,16 @@ class Limits:
             raise ValueError("outbox_bytes is below max_message: the longest message could never be sent")
         if self.guest_bytes < 2 * MAX_GREETING:
             raise ValueError(f"guest_bytes is below {2 * MAX_GREETING}: a greeting might not fit")
+
+    def outboxes_for(self, vector: int) -> tuple[int, int]:
+        """Bytes to queue for one peer, and for all, where rounds sum vectors of ``vector`` bytes.
+
+        A round hands a neighbour at most a vector in chunks, and again as many sums of chunks if members are
+        lost on the way; all neighbours together get twice that. What a slow neighbour has not taken of the
+        round before may be as much.
+        """
+        each = min(2 * vector + OUTBOX_SPARE, self.outbox_bytes)
+        return each, min(4 * vector + 4 * OUTBOX_SPARE, self.outboxes_bytes)
 
 
 class Admission(Protocol):

@@ -28,7 +28,7 @@ from p2pfl.node.hardened.tcp import Tcp
 from p2pfl.node.hardened.yamux import YAMUX_ID, Yamux
 
 MakeMuxer = Callable[[NoiseSession, ID], Yamux]
-_UPGRADE_SECONDS: Final = 10
+UPGRADE_SECONDS: Final = 10
 
 
 class Muxers(MuxerMultistream):
@@ -38,7 +38,7 @@ class Muxers(MuxerMultistream):
     """
 
     def __init__(self, make: MakeMuxer, tcp: Tcp) -> None:
-        super().__init__({TProtocol(YAMUX_ID): Yamux}, _UPGRADE_SECONDS)
+        super().__init__({TProtocol(YAMUX_ID): Yamux}, UPGRADE_SECONDS)
         self._make = make
         self._tcp = tcp
 
@@ -87,8 +87,8 @@ def make_host(
             high_watermark=max_connections,
             max_connections=max_connections,
             max_connections_per_peer=max_connections,
-            inbound_upgrade_timeout=_UPGRADE_SECONDS,
-            outbound_upgrade_timeout=_UPGRADE_SECONDS,
+            inbound_upgrade_timeout=UPGRADE_SECONDS,
+            outbound_upgrade_timeout=UPGRADE_SECONDS,
         ),
         disable_identify_address_discovery=True,
     )

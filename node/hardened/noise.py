@@ -1,12 +1,14 @@
 """/noise: the library's XX handshake, then a record layer of our own.
 
 The wire format is the specification's (two-byte length, ChaCha20-Poly1305, 65519 bytes of plain text at
-most). What differs from the library: any number of records go out in one system call, and a record is taken
-from the read-ahead buffer of :mod:`.tcp` rather than asked of the kernel in two pieces.
+most). What differs from the library: any number of records go out in one system call, encrypted into what is
+sent, and a record is decrypted where it lies in the read-ahead buffer of :mod:`.tcp`.
 """
 
 from typing import Final
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from libp2p.abc import IRawConnection, ISecureConn, ISecureTransport
 from libp2p.connection_types import ConnectionType
 from libp2p.crypto.keys import KeyPair
@@ -14,6 +16,7 @@ from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from libp2p.security.base_session import BaseSession
+from libp2p.security.noise.exceptions import NoiseStateError
 from libp2p.security.noise.io import NoiseTransportReadWriter
 from libp2p.security.noise.transport import PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as StockNoise
@@ -23,7 +26,41 @@ from multiaddr import Multiaddr
 from p2pfl.node.hardened.tcp import TcpStream
 
 NOISE_ID: Final = PROTOCOL_ID
-MAX_PLAINTEXT: Final = 65535 - 16
+_TAG: Final = 16
+_LENGTH: Final = 2
+MAX_PLAINTEXT: Final = 65535 - _TAG
+
+
+class Cipher:
+    """One direction of a session after its handshake, which left ``key``; ``number`` is the next record's."""
+
+    def __init__(self, key: bytes, number: int) -> None:
+        self._aead = ChaCha20Poly1305(key)
+        self._number = number
+
+    def _nonce(self) -> bytes:
+        nonce = bytes(4) + self._number.to_bytes(8, "little")
+        self._number += 1
+        return nonce
+
+    def seal(self, data: bytes) -> memoryview:
+        """The records, each with its length before it, that carry ``data``."""
+        plain, count = memoryview(data), -(-len(data) // MAX_PLAINTEXT)
+        at, out = 0, memoryview(bytearray(len(data) + count * (_LENGTH + _TAG)))
+        for start in range(0, len(plain), MAX_PLAINTEXT):
+            part = plain[start : start + MAX_PLAINTEXT]
+            end = at + _LENGTH + len(part) + _TAG
+            out[at : at + _LENGTH] = (len(part) + _TAG).to_bytes(_LENGTH, "big")
+            self._aead.encrypt_into(self._nonce(), part, None, out[at + _LENGTH : end])
+            at = end
+        return out
+
+    def open(self, record: bytes | memoryview) -> bytes:
+        """What a record, without its length, carries. Raises NoiseStateError if the peer did not seal it."""
+        try:
+            return self._aead.decrypt(self._nonce(), record, None)
+        except InvalidTag:
+            raise NoiseStateError("a record is not authentic") from None
 
 
 class NoiseSession(BaseSession):
@@ -39,7 +76,10 @@ class NoiseSession(BaseSession):
         )
         cipher = handshaken.conn
         assert isinstance(cipher, NoiseTransportReadWriter)
-        self._state = cipher.noise_state
+        ciphers = cipher.noise_state.noise_protocol
+        outbound, inbound = ciphers.cipher_state_encrypt, ciphers.cipher_state_decrypt
+        self._outbound = Cipher(bytes(outbound.k), int(outbound.n))
+        self._inbound = Cipher(bytes(inbound.k), int(inbound.n))
         self._raw = raw
         self._plain = b""
         self.tcp = tcp
@@ -55,22 +95,17 @@ class NoiseSession(BaseSession):
 
     async def _read_record(self) -> bytes:
         while True:
-            prefix = await self.tcp.read_exactly(2)
+            prefix = await self.tcp.read_exactly(_LENGTH)
             if not prefix:
                 return b""
             record = await self.tcp.read_exactly(int.from_bytes(prefix, "big"))
-            plain = bytes(self._state.decrypt(record))
+            plain = self._inbound.open(record)
             if plain:  # an empty record is legal, and must not look like the end
                 return plain
 
     async def write(self, data: bytes) -> None:
         """Encrypt and send all of ``data``, in as few records as possible and in one system call."""
-        encrypt = self._state.encrypt
-        parts: list[bytes] = []
-        for start in range(0, len(data), MAX_PLAINTEXT):
-            record = encrypt(data[start : start + MAX_PLAINTEXT])
-            parts += (len(record).to_bytes(2, "big"), record)
-        await self.tcp.write(b"".join(parts))
+        await self.tcp.write(self._outbound.seal(data))
 
     async def close(self) -> None:
         await self.tcp.close()

@@ -29,7 +29,11 @@ HANDSHAKE_BYTES: Final = 1 << 16
 """What a peer may send, and make us send, before it has proved who it is: negotiation and noise messages fit
 many times."""
 HANDSHAKE_SECONDS: Final = 15
+UNSENT: Final = 1 << 18
+"""Bytes that the kernel holds for a peer and has not begun to send: little, so that on a slow line an answer,
+or the ping that finds out whether the peer lives, does not wait behind megabytes."""
 
+_NOTHING: Final = memoryview(b"")
 _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 
@@ -42,12 +46,12 @@ class TcpStream(ReadWriteCloser):
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        self._buffer = b""
-        self._start = 0
+        self._buffer = _NOTHING
         self.confirmed = False
         self.closed = trio.Event()
         self.sent = 0
         self.received = 0
+        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, UNSENT)
         name = stream.socket.getpeername()
         self._remote = (str(name[0]), int(name[1]))
 
@@ -60,27 +64,28 @@ class TcpStream(ReadWriteCloser):
 
         Raises ConnectionClosedError if it broke.
         """
+        return bytes(await self._read(n))
+
+    async def _read(self, n: int | None) -> memoryview:
         if n == 0:
-            return b""
-        if self._start == len(self._buffer):
-            self._buffer = await self._receive()
-            self._start = 0
-        stop = len(self._buffer) if n is None else self._start + n
-        data = self._buffer[self._start : stop]
-        self._start += len(data)
+            return self._buffer[:0]
+        if not self._buffer:
+            self._buffer = memoryview(await self._receive())
+        data = self._buffer[:n]
+        self._buffer = self._buffer[len(data) :] or _NOTHING  # an empty view would keep what it looks at
         return data
 
-    async def read_exactly(self, n: int) -> bytes:
-        """``n`` bytes, or b"" if the stream ended before the first.
+    async def read_exactly(self, n: int) -> bytes | memoryview:
+        """``n`` bytes, or none if the stream ended before the first; in place, if they lie in one piece.
 
         Raises ConnectionClosedError if it broke in between.
         """
-        data = await self.read(n)
+        data = await self._read(n)
         if len(data) == n or not data:
             return data
         parts, missing = [data], n - len(data)
         while missing:
-            data = await self.read(missing)
+            data = await self._read(missing)
             if not data:
                 raise ConnectionClosedError("the connection ended inside a record", transport="tcp")
             parts.append(data)
@@ -102,7 +107,7 @@ class TcpStream(ReadWriteCloser):
                 f"more than {HANDSHAKE_BYTES} bytes before the handshake was done", transport="tcp"
             )
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Send all of ``data``.
 
         A cancelled write leaves the connection unusable: only the muxer's writer may be cancelled.

@@ -7,7 +7,8 @@ announced and not enforced. Here
 - everything the reader does is synchronous: it puts bytes into streams and answers into a queue, and never
   waits for the writer;
 - one task writes whole frames, taking turns among the streams that have something to send;
-- a peer that sends more than its window, or answers faster than it reads, loses the connection;
+- a peer that sends more than its window, or answers faster than it reads, or takes nothing while something
+  waits for it, loses the connection; of a stream that it does not read, it loses the stream;
 - a stream that ends because the connection broke says so: only a FIN is a clean end.
 
 Memory per connection is at most ``max_streams`` initial windows plus ``spare_window``.
@@ -62,7 +63,8 @@ class YamuxLimits:
 
     ``max_streams``   that the peer may have open at a time
     ``spare_window``  bytes to widen receive windows with, over all streams
-    ``idle_seconds``  without a sign of life, answers to pings included, until the peer counts as dead
+    ``idle_seconds``  without a sign of life, answers to pings included, until the peer counts as dead; for
+                      what is sent to it to make progress
     """
 
     max_streams: int
@@ -246,7 +248,11 @@ class Yamux(IMuxedConn):
                 if self._closing:
                     return
                 await self._wake_writer.park()
-            await self.secured.write(self._batch())
+            try:
+                with trio.fail_after(self.limits.idle_seconds):
+                    await self.secured.write(self._batch())
+            except trio.TooSlowError:
+                raise YamuxError(f"it took too little for {self.limits.idle_seconds:g} s") from None
 
     def _batch(self) -> bytes:
         """Every queued answer, then frames of the streams in turn until the batch is full."""
@@ -257,13 +263,16 @@ class Yamux(IMuxedConn):
             stream = self._senders.popleft()
             payload = stream.take()
             if payload:
-                parts += (HEADER.pack(0, DATA, 0, stream.stream_id, len(payload)), payload)
-                size += HEADER.size + len(payload)
+                length = sum(map(len, payload))
+                parts += (HEADER.pack(0, DATA, 0, stream.stream_id, length), *payload)
+                size += HEADER.size + length
                 self.wants_to_send(stream)
         return b"".join(parts)
 
     async def _watch(self) -> None:
-        """Ping a silent peer, give up a dead one, and drop streams that only the peer keeps open."""
+        """Ping a silent peer, give up a dead one, and drop streams that only the peer keeps open, or does not
+        read.
+        """
         idle = self.limits.idle_seconds
         while True:
             await trio.sleep(idle / 4)
@@ -276,6 +285,8 @@ class Yamux(IMuxedConn):
             for stream in list(self._streams.values()):
                 if stream.abandoned_for(now) > _LINGER_SECONDS:
                     stream.abort("abandoned")
+                elif stream.stalled_for(now) >= idle:
+                    stream.abort(f"the peer took too little of it for {idle:g} s")
 
     # -- parsing: synchronous, any split of the input, raises YamuxError only
     def _parse(self, data: memoryview) -> None:

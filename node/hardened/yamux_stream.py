@@ -4,6 +4,7 @@ A stream never touches the socket. It puts headers into the muxer's queue, stand
 senders while it has something to send and leave to send it, and is fed by the muxer's reader.
 """
 
+from collections import deque
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -20,10 +21,16 @@ SYN, ACK, FIN, RST = 1, 2, 4, 8
 INITIAL_WINDOW: Final = 256 << 10  # fixed by the specification
 MAX_WINDOW: Final = 16 << 20  # what go-yamux allows itself
 MAX_CREDIT: Final = 1 << 30
+MAX_RENEWAL: Final = 1 << 20
+"""What is read before the peer may send as much again, if not less: else a wide window would look stalled."""
+_KEEPS_UP_SECONDS: Final = 1.0
 BATCH: Final = 4 * MAX_PLAINTEXT
 FRAME: Final = BATCH - HEADER_SIZE
 """Payload of a full frame: with its header exactly four noise records, none of them half empty."""
-_NOTHING: Final = memoryview(b"")
+PIECE: Final = 64 << 10
+"""What a peer must take of a write, or send of what it announced, within the idle seconds, again and again:
+some kilobytes a second, so that nobody keeps something busy with a byte now and then."""
+_WORTH_KEEPING: Final = 4096
 
 
 class YamuxError(Exception):
@@ -40,6 +47,49 @@ class Muxer(Protocol):
     def get_remote_address(self) -> tuple[str, int] | None: ...
 
 
+class Arrived:
+    """Bytes in the order in which they came, each copied once, when they are taken out together.
+
+    Large parts are kept as they are; small ones are put together, so that what is held is never much more
+    than what the window allows, however the peer cuts it.
+    """
+
+    def __init__(self) -> None:
+        self._parts: deque[memoryview | bytearray] = deque()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, part: memoryview) -> None:
+        self._size += len(part)
+        tail = self._parts[-1] if self._parts else None
+        kept = memoryview(part.obj).nbytes  # by a view of any part of it
+        if len(part) >= _WORTH_KEEPING and 2 * len(part) >= kept:
+            self._parts.append(part)
+        elif isinstance(tail, bytearray):
+            tail += part
+        else:
+            self._parts.append(bytearray(part))
+
+    def take(self, most: int) -> list[memoryview]:
+        """The first ``most`` bytes, or all there are."""
+        taken: list[memoryview] = []
+        while most and self._parts:
+            part = memoryview(self._parts.popleft())
+            if len(part) > most:
+                part, rest = part[:most], part[most:]
+                self._parts.appendleft(rest)
+            taken.append(part)
+            most -= len(part)
+            self._size -= len(part)
+        return taken
+
+    def clear(self) -> None:
+        self._parts.clear()
+        self._size = 0
+
+
 class YamuxStream(IMuxedStream):
     """One stream.
 
@@ -52,12 +102,15 @@ class YamuxStream(IMuxedStream):
         self.stream_id = stream_id
         self.ours = ours
         self._closed_at = 0.0
-        self._received = bytearray()
+        self._received = Arrived()
         self._window = INITIAL_WINDOW  # what the peer may have on its way or in our buffer
         self._granted = INITIAL_WINDOW  # what of it the peer has not used
         self._consumed = 0  # read here and not given back to the peer yet
+        self._renewed_at = trio.current_time()
         self._credit = INITIAL_WINDOW  # what we may send
-        self._outgoing: memoryview = _NOTHING
+        self._outgoing: deque[memoryview] = deque()
+        self._taken = 0  # of it, since the time below
+        self._moved_at = 0.0
         self._queued = False  # stands in the muxer's queue of senders
         self._sent_fin = False
         self._got_fin = False
@@ -72,41 +125,47 @@ class YamuxStream(IMuxedStream):
 
         Raises MuxedStreamEOF after the peer's FIN, MuxedStreamReset if the stream or its connection broke.
         """
-        await trio.lowlevel.checkpoint()
         if n == 0:
+            await trio.lowlevel.checkpoint()
             return b""
-        while not self._received:
+        return b"".join(await self.read_parts(n))
+
+    async def read_parts(self, n: int | None = None) -> list[memoryview]:
+        """:meth:`read`, ``n`` above 0, in the parts in which it is held, so that all are joined once."""
+        await trio.lowlevel.checkpoint()
+        await self.wait_for_more()
+        if not self._received:
             if self._failure is not None:
                 raise MuxedStreamReset(self._failure)
-            if self._got_fin:
-                raise MuxedStreamEOF("the peer closed the stream")
-            await self._readers.park()
-        if n is None or n >= len(self._received):
-            data = bytes(self._received)
-            self._received.clear()
-        else:
-            data = bytes(memoryview(self._received)[:n])
-            del self._received[:n]
-        self._give_back(len(data))
-        return data
+            raise MuxedStreamEOF("the peer closed the stream")
+        before = len(self._received)
+        parts = self._received.take(before if n is None else n)
+        self._give_back(before - len(self._received))
+        return parts
 
-    async def write(self, data: bytes | memoryview) -> None:
-        """Hand all of ``data`` to the connection; waits for the peer's window, for as long as it takes.
+    async def wait_for_more(self) -> None:
+        """Until there is something to read, or never will be."""
+        while not (self._received or self._got_fin or self._failure is not None):
+            await self._readers.park()
+
+    async def write(self, *data: bytes | memoryview) -> None:
+        """Hand all of ``data`` to the connection; waits for the peer's window.
 
         A cancelled write sends whole frames only; what it sent of ``data`` is unknown, so reset the stream
         then. Raises MuxedStreamClosed after :meth:`close`, MuxedStreamReset if the stream or its connection
-        broke.
+        broke, or if for idle_seconds the peer took less than :data:`PIECE`.
         """
         async with self._write_lock:
             self._check_writable()
-            self._outgoing = memoryview(data)
+            self._outgoing.extend(memoryview(part) for part in data if part)
+            self._taken, self._moved_at = 0, trio.current_time()
             self.muxer.wants_to_send(self)
             try:
                 while self._outgoing:
                     await self._writers.park()
                     self._check_writable()
             finally:
-                self._outgoing = _NOTHING
+                self._outgoing.clear()
 
     async def close(self) -> None:
         """No more will be written. Reading goes on."""
@@ -137,6 +196,10 @@ class YamuxStream(IMuxedStream):
         waiting = self._sent_fin and not self._got_fin and not len(self._readers)
         return now - self._closed_at if waiting else 0.0
 
+    def stalled_for(self, now: float) -> float:
+        """Seconds since the peer took :data:`PIECE` of a write that waits; 0 if none does."""
+        return now - self._moved_at if self._outgoing else 0.0
+
     def set_deadline(self, ttl: int) -> None:
         """Not offered: deadlines are trio's, around the call."""
         raise NotImplementedError("use trio.fail_after")
@@ -159,11 +222,14 @@ class YamuxStream(IMuxedStream):
             raise MuxedStreamClosed("this side closed the stream")
 
     def _give_back(self, count: int) -> None:
-        """Renew the peer's window once half of it was read, and widen it: its reader keeps up."""
+        """Renew the peer's window once half of it was read, and widen it if that took no time."""
         self._consumed += count
-        if self._got_fin or self._failure is not None or self._consumed < self._window // 2:
+        over = self._got_fin or self._failure is not None
+        if over or self._consumed < min(self._window // 2, MAX_RENEWAL):
             return
-        wider = self.muxer.borrow(min(self._window, MAX_WINDOW - self._window))
+        now = trio.current_time()
+        keeps_up, self._renewed_at = now - self._renewed_at < _KEEPS_UP_SECONDS, now
+        wider = self.muxer.borrow(min(self._window, MAX_WINDOW - self._window)) if keeps_up else 0
         increment, self._consumed = self._consumed + wider, 0
         self._window += wider
         self._granted += increment
@@ -189,7 +255,7 @@ class YamuxStream(IMuxedStream):
 
     def feed(self, part: memoryview) -> None:
         if self._failure is None:
-            self._received += part
+            self._received.add(part)
             self._readers.unpark_all()
 
     def credit(self, increment: int) -> None:
@@ -220,14 +286,28 @@ class YamuxStream(IMuxedStream):
         self._queued = True
         return True
 
-    def take(self) -> memoryview:
+    def take(self) -> list[memoryview]:
         """The payload of its next frame, empty if it was closed meanwhile; the stream has left the queue."""
         self._queued = False
         if self._sent_fin or self._failure is not None:
-            return _NOTHING
-        size = min(len(self._outgoing), self._credit, FRAME)
-        part, self._outgoing = self._outgoing[:size], self._outgoing[size:]
+            return []
+        parts: list[memoryview] = []
+        room = min(self._credit, FRAME)
+        while room and self._outgoing:
+            part = self._outgoing[0][:room]
+            parts.append(part)
+            room -= len(part)
+            if len(part) < len(self._outgoing[0]):
+                self._outgoing[0] = self._outgoing[0][len(part) :]
+            else:
+                self._outgoing.popleft()
+        self._count_taken(sum(map(len, parts)))
+        return parts
+
+    def _count_taken(self, size: int) -> None:
         self._credit -= size
+        self._taken += size
+        if self._taken >= PIECE:
+            self._taken, self._moved_at = 0, trio.current_time()
         if not self._outgoing:
             self._writers.unpark_all()
-        return part

@@ -1,22 +1,27 @@
-"""What is read piece by piece from a connection: frames of the multiplexer, and what its streams carry."""
+"""What is read piece by piece from a connection: records, multiplexer frames, and what its streams carry."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
+from types import SimpleNamespace
 from typing import Final, cast
 
 import trio
 from libp2p.abc import INetStream, ISecureConn
 from libp2p.custom_types import TProtocol
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.security.noise.exceptions import NoiseStateError
 from libp2p.utils import encode_delim
 from mutations import mutated
 from target import Target
 
 from p2pfl.node.hardened import guard
+from p2pfl.node.hardened.noise import MAX_PLAINTEXT, Cipher, NoiseSession
+from p2pfl.node.hardened.tcp import TcpStream
 from p2pfl.node.hardened.wire import WireError, read_body, read_frame
 from p2pfl.node.hardened.yamux import HEADER, Yamux, YamuxLimits
 from p2pfl.node.hardened.yamux_stream import (
@@ -32,7 +37,8 @@ from p2pfl.node.hardened.yamux_stream import (
     YamuxError,
     YamuxStream,
 )
-from p2pfl.node.transport_exchange import read_introduction, read_verdict
+from p2pfl.node.transport_exchange import ask, read_introduction, read_verdict
+from p2pfl.node.transport_session import Session
 
 _LIMITS: Final = YamuxLimits(max_streams=8, spare_window=1 << 20, idle_seconds=20.0)
 _MOST: Final = 1 << 20
@@ -56,7 +62,7 @@ class _Nobody:
 class _Deaf(YamuxStream):
     """A stream whose writes are taken and lost."""
 
-    async def write(self, data: bytes | memoryview) -> None:
+    async def write(self, *data: bytes | memoryview) -> None:
         pass
 
 
@@ -78,6 +84,70 @@ def _over_a_stream(read: Callable[[YamuxStream], Awaitable[object]]) -> Callable
         await read(_stream(data))
 
     return lambda data: trio.run(decode, data)
+
+
+# -- records
+_KEY: Final = bytes(range(32))
+
+
+class _Socket:
+    """From which ``data`` comes, ``step`` bytes at a time."""
+
+    def __init__(self, data: bytes, step: int) -> None:
+        self._data, self._step, self.socket = data, step, self
+
+    def getpeername(self) -> tuple[str, int]:
+        return ("192.0.2.1", 1)
+
+    def setsockopt(self, *_: object) -> None:
+        pass
+
+    async def receive_some(self, most: int) -> bytes:
+        size = min(most, self._step)
+        part, self._data = self._data[:size], self._data[size:]
+        return part
+
+
+def _noise(data: bytes) -> None:
+    trio.run(_opened_in_any_parts, data)
+
+
+async def _opened_in_any_parts(data: bytes) -> None:
+    whole = await _opened(data, len(data))
+    assert str(whole) == str(await _opened(data, _STEP**3))
+    if isinstance(whole, Exception):
+        raise whole
+
+
+async def _opened(data: bytes, step: int) -> object:
+    """What a connection whose handshake is done reads from ``data``."""
+    session = object.__new__(NoiseSession)
+    session.tcp = TcpStream(cast(trio.SocketStream, _Socket(data, step)))
+    session._inbound, session._plain, plain = Cipher(_KEY, 0), b"", b""
+    try:
+        while part := await session.read():
+            plain += part
+    except (NoiseStateError, ConnectionClosedError) as error:
+        return error
+    return plain
+
+
+def _sealed(parts: list[bytes]) -> bytes:
+    cipher = Cipher(_KEY, 0)
+    return b"".join(bytes(cipher.seal(part)) for part in parts)
+
+
+def _reshaped_records(data: bytes, random: Random) -> bytes:
+    """Records of other sizes, most often sealed as they should be."""
+    sizes = random.choices((1, 2, 100, 5000, MAX_PLAINTEXT), k=random.randrange(4))
+    records = _sealed([bytes(size) for size in sizes])
+    empty = (16).to_bytes(2, "big") + Cipher(_KEY, len(sizes))._aead.encrypt(_nonce(len(sizes)), b"", None)
+    whole = records + random.choice((b"", empty, b"\x00", b"\x00\x00", b"\xff\xff", empty[:5]))
+    return mutated(whole, (), random) if random.random() < 0.3 else whole
+
+
+def _nonce(number: int) -> bytes:
+    return bytes(4) + number.to_bytes(8, "little")
 
 
 # -- the multiplexer
@@ -102,7 +172,7 @@ async def _fed(parts: list[bytes]) -> object:
             muxer._parse(memoryview(part))
     except YamuxError as error:
         return error
-    received = {number: bytes(stream._received) for number, stream in muxer._streams.items()}
+    received = {number: b"".join(stream._received.take(_MOST)) for number, stream in muxer._streams.items()}
     return received, muxer.reason, muxer._batch()
 
 
@@ -171,6 +241,18 @@ async def _read_body(stream: YamuxStream) -> None:
     await read_body(stream, _MOST, _IDLE_SECONDS, lambda count: None)
 
 
+async def _answered(stream: YamuxStream) -> None:
+    """We asked something, and this is the peer's answer."""
+    session = cast(Session, SimpleNamespace(sent=0, count_received=lambda count: None))
+    await ask(stream, session, b"", _MOST, _IDLE_SECONDS)
+
+
+def _reshaped_answer(data: bytes, random: Random) -> bytes:
+    verdict = random.choice((0, 0, 0, 1, 1, 2))
+    reshaped = _reshaped_frame if verdict == 1 else _reshaped_body
+    return bytes((verdict,)) + reshaped(data[1:], random)
+
+
 async def _asked(stream: YamuxStream) -> None:
     """We asked for a protocol, and this is the peer's answer."""
     await guard._negotiate(stream, _PROTOCOL)
@@ -207,25 +289,39 @@ def _reshaped_lines(data: bytes, random: Random) -> bytes:
 _LINES: Final = encode_delim(b"/multistream/1.0.0") + encode_delim(_PROTOCOL.encode())
 
 STREAM_TARGETS: Final = (
+    Target(
+        "noise",
+        _noise,
+        (NoiseStateError, ConnectionClosedError),
+        (_sealed([b"hello", b"", b"x" * 100]),),
+        _reshaped_records,
+    ),
     Target("yamux", _yamux, (YamuxError,), (_YAMUX_SEED,), _reshaped_frames),
     Target(
         "frame",
-        _over_a_stream(partial(read_frame, limit=_MOST)),
+        _over_a_stream(partial(read_frame, limit=_MOST, seconds=_IDLE_SECONDS)),
         (WireError,),
         (_framed(b"x" * 40),),
         _reshaped_frame,
     ),
     Target("body", _over_a_stream(_read_body), (WireError,), (_body(b"x" * 40),), _reshaped_body),
     Target(
+        "answer",
+        _over_a_stream(_answered),
+        (WireError,),
+        (b"\x00" + _body(b"x" * 40),),
+        _reshaped_answer,
+    ),
+    Target(
         "introduction",
-        _over_a_stream(read_introduction),
+        _over_a_stream(partial(read_introduction, seconds=_IDLE_SECONDS)),
         (WireError,),
         (_framed(bytes(16)), _framed(bytes(16) + b"a greeting")),
         _reshaped_frame,
     ),
     Target(
         "verdict",
-        _over_a_stream(read_verdict),
+        _over_a_stream(partial(read_verdict, seconds=_IDLE_SECONDS)),
         (WireError,),
         (_framed(b"\x00"), _framed(b"\x01not you")),
         _reshaped_frame,

@@ -37,6 +37,7 @@ from p2pfl.gossip.roster import Roster
 from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.secure_sum import SecureSum
 from p2pfl.gossip.suite import SUITE
+from p2pfl.gossip.thresholds import thresholds
 from p2pfl.gossip.wire import Message, signed
 
 DIM = 4
@@ -197,7 +198,13 @@ def test_wrong_shares_are_found_out(members: int, colluders: int, wrong: int) ->
 
 def test_subsets_are_complete_where_they_can_be_and_bounded_where_not() -> None:
     assert set(_subsets(list(range(8)), 6)) == set(combinations(range(8), 6))
-    assert len(list(_subsets(list(range(32)), 17))) <= 128
+    assert len(list(_subsets(list(range(32)), 17))) == 8192
+    for members in range(3, 17):
+        for colluders in range(1, members - 1):
+            threshold = thresholds(members, colluders).threshold
+            wrong = set(range(0, members, 2)[: min(colluders, members - threshold)])
+            found = _subsets(list(range(members)), threshold)
+            assert any(not wrong & set(subset) for subset in found), (members, colluders)
     for bad in combinations(range(16), 2):  # two that are not far apart leave a gap of eleven somewhere, or
         clean = any(not set(bad) & set(subset) for subset in _subsets(list(range(16)), 7))
         assert clean

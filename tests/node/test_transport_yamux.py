@@ -1,10 +1,9 @@
 """The multiplexer over a wire made of memory: windows, cancellation, ends, and what a peer can do to it."""
 
 import contextlib
-import hashlib
 import random
 import struct
-from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
 
 import pytest
 import trio
@@ -12,111 +11,40 @@ import trio.lowlevel
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from libp2p.connection_types import ConnectionType
-from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import (
     MuxedConnUnavailable,
     MuxedStreamClosed,
-    MuxedStreamEOF,
     MuxedStreamReset,
 )
+from muxed import (
+    LIMITS,
+    PEER,
+    Wire,
+    frame,
+    muxers,
+    opened,
+    read_all,
+    read_until_reset,
+    run,
+    run_in_virtual_time,
+    wires,
+    write_until_reset,
+)
 
-from p2pfl.node.hardened.wire import WireError, read_body, read_frame, write_body, write_frame
-from p2pfl.node.hardened.yamux import HEADER, Yamux, YamuxLimits
+from p2pfl.node.hardened.yamux import Yamux
 from p2pfl.node.hardened.yamux_stream import (
     ACK,
     DATA,
     FIN,
     GO_AWAY,
     INITIAL_WINDOW,
+    PIECE,
     PING,
     RST,
     SYN,
     WINDOW_UPDATE,
     YamuxStream,
 )
-
-LIMITS = YamuxLimits(max_streams=8, spare_window=1 << 20, idle_seconds=20.0)
-PEER = ID(b"\x00\x01peer")
-
-
-class Wire:
-    """One end of a secured connection in memory, with a bounded pipe like a socket's."""
-
-    def __init__(self, stream: trio.StapledStream, *, is_initiator: bool) -> None:
-        self._stream = stream
-        self.is_initiator = is_initiator
-
-    async def read(self, n: int | None = None) -> bytes:
-        try:
-            return bytes(await self._stream.receive_some(65519 if n is None else n))
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            return b""
-
-    async def write(self, data: bytes) -> None:
-        await self._stream.send_all(data)
-
-    async def close(self) -> None:
-        await self._stream.aclose()
-
-    def get_remote_address(self) -> tuple[str, int]:
-        return ("192.0.2.1", 1)
-
-    def get_connection_type(self) -> ConnectionType:
-        return ConnectionType.DIRECT
-
-
-def wires() -> tuple[Wire, Wire]:
-    """Two ends of a connection where each write waits until the other side has read it."""
-    left, right = trio.testing.lockstep_stream_pair()
-    return Wire(left, is_initiator=True), Wire(right, is_initiator=False)
-
-
-def muxers(nursery: trio.Nursery, limits: YamuxLimits = LIMITS) -> tuple[Yamux, Yamux]:
-    pair = [Yamux(wire, PEER, limits) for wire in wires()]  # type: ignore[arg-type]
-    for muxer in pair:
-        nursery.start_soon(muxer.start)
-    return pair[0], pair[1]
-
-
-def run(test: Callable[[trio.Nursery], Awaitable[None]], *, clock: trio.abc.Clock | None = None) -> None:
-    async def bounded() -> None:
-        with trio.fail_after(20):
-            async with trio.open_nursery() as nursery:
-                await test(nursery)
-                nursery.cancel_scope.cancel()
-
-    trio.run(bounded, clock=clock)
-
-
-async def read_all(stream: YamuxStream) -> bytes:
-    data = bytearray()
-    while True:
-        try:
-            data += await stream.read()
-        except MuxedStreamEOF:
-            return bytes(data)
-
-
-async def write_until_reset(stream: YamuxStream) -> None:
-    with contextlib.suppress(MuxedStreamReset):
-        await stream.write(bytes(64 << 20))
-
-
-async def read_until_reset(stream: YamuxStream) -> None:
-    with contextlib.suppress(MuxedStreamReset):
-        while True:
-            await stream.read()
-
-
-async def opened(left: Yamux, right: Yamux) -> tuple[YamuxStream, YamuxStream]:
-    ours = await left.open_stream()
-    return ours, await right.accept_stream()
-
-
-def frame(kind: int, flags: int, stream_id: int, value: int, body: bytes = b"") -> bytes:
-    return HEADER.pack(0, kind, flags, stream_id, value) + body
-
 
 # -- the ordinary
 
@@ -329,37 +257,104 @@ def test_a_silent_peer_is_pinged_and_given_up() -> None:
         assert muxer.reason == "no sign of life for 20 s"
         assert 20 <= trio.current_time() - start <= 26
 
-    async def bounded() -> None:
-        async with trio.open_nursery() as nursery:
-            await test(nursery)
-            nursery.cancel_scope.cancel()
-
-    trio.run(bounded, clock=trio.testing.MockClock(autojump_threshold=0))
+    run_in_virtual_time(test)
 
 
 def test_an_answering_peer_is_kept_for_ever() -> None:
-    async def test() -> None:
-        async with trio.open_nursery() as nursery:
-            left, right = muxers(nursery)
-            await trio.sleep(10_000)
-            assert not left.is_closed
-            assert not right.is_closed
-            nursery.cancel_scope.cancel()
+    async def test(nursery: trio.Nursery) -> None:
+        left, right = muxers(nursery)
+        await trio.sleep(10_000)
+        assert not left.is_closed
+        assert not right.is_closed
 
-    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+    run_in_virtual_time(test)
 
 
 def test_a_stream_that_we_closed_and_the_peer_never_does_is_dropped() -> None:
-    async def test() -> None:
-        async with trio.open_nursery() as nursery:
-            left, right = muxers(nursery)
-            ours, theirs = await opened(left, right)
-            await ours.close()
-            await trio.sleep(100)
-            await read_until_reset(theirs)
-            nursery.cancel_scope.cancel()
+    async def test(nursery: trio.Nursery) -> None:
+        ours, theirs = await opened(*muxers(nursery))
+        await ours.close()
+        await trio.sleep(100)
+        await read_until_reset(theirs)
 
-    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+    run_in_virtual_time(test)
+
+
+# -- a peer that takes too little
+
+
+def test_a_stream_that_the_peer_does_not_read_is_dropped_and_the_connection_stays() -> None:
+    async def test(nursery: trio.Nursery) -> None:
+        left, right = muxers(nursery)
+        stuck, unread = await opened(left, right)
+        start = trio.current_time()
+        with pytest.raises(MuxedStreamReset, match="took too little of it for 20 s"):
+            await stuck.write(bytes(2 * INITIAL_WINDOW))
+        assert 20 <= trio.current_time() - start <= 26
+        await read_until_reset(unread)
+        ours, theirs = await opened(left, right)
+        await ours.write(b"unharmed")
+        assert await theirs.read() == b"unharmed"
+
+    run_in_virtual_time(test)
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(8, True), (80, False)])
+def test_a_slow_reader_keeps_its_stream_if_it_is_not_too_slow(seconds: float, kept: bool) -> None:
+    """A piece every eight seconds will do, for as long as it takes; one every eighty will not."""
+
+    async def test(nursery: trio.Nursery) -> None:
+        ours, theirs = await opened(*muxers(nursery))
+        size, got = 8 * INITIAL_WINDOW, 0
+
+        async def read() -> None:
+            nonlocal got
+            with suppress(MuxedStreamReset):
+                while got < size:
+                    await trio.sleep(seconds / 16)
+                    got += len(await theirs.read(PIECE // 16))
+
+        nursery.start_soon(read)
+        with nullcontext() if kept else pytest.raises(MuxedStreamReset):
+            await ours.write(bytes(size))
+        assert (got >= size - INITIAL_WINDOW) == kept
+
+    run_in_virtual_time(test)
+
+
+def test_a_connection_that_takes_nothing_is_given_up_however_lively_it_sounds() -> None:
+    async def test(nursery: trio.Nursery) -> None:
+        here, there = wires()
+        muxer = Yamux(here, PEER, LIMITS)  # type: ignore[arg-type]
+        nursery.start_soon(muxer.start)
+        nursery.start_soon(_send_every_second, there, frame(PING, ACK, 0, 0))
+        start = trio.current_time()
+        await muxer.open_stream()  # which says so, to a peer that does not read it
+        await muxer.ended.wait()
+        assert trio.current_time() - start == 20
+        assert muxer.reason == "it took too little for 20 s"
+
+    run_in_virtual_time(test)
+
+
+async def _send_every_second(wire: Wire, data: bytes) -> None:
+    while True:
+        await _send_ignoring_the_end(wire, data)
+        await trio.sleep(1)
+
+
+def test_closing_does_not_wait_for_a_peer_that_takes_nothing() -> None:
+    async def test(nursery: trio.Nursery) -> None:
+        muxer = Yamux(wires()[0], PEER, LIMITS)  # type: ignore[arg-type]
+        nursery.start_soon(muxer.start)
+        await muxer.open_stream()
+        await trio.testing.wait_all_tasks_blocked()
+        start = trio.current_time()
+        await muxer.close()
+        await muxer.ended.wait()
+        assert trio.current_time() - start == 1
+
+    run_in_virtual_time(test)
 
 
 def test_closing_under_a_blocked_write_keeps_the_connection_in_order() -> None:
@@ -397,71 +392,6 @@ def test_no_data_follows_the_end_of_a_stream_that_was_waiting_its_turn() -> None
         opening, end = frame(WINDOW_UPDATE, SYN, 1, 0), frame(DATA, FIN, 1, 0)
         assert muxer._batch() == opening + end  # before the task that writes has noticed
         await trio.testing.wait_all_tasks_blocked()
-
-    run(test)
-
-
-# -- what goes over a stream
-
-
-def body(data: bytes, *, length: int | None = None, digest: bytes | None = None) -> bytes:
-    size = len(data) if length is None else length
-    return size.to_bytes(8, "big") + data + (hashlib.sha256(data).digest() if digest is None else digest)
-
-
-@pytest.mark.parametrize(
-    ("sent", "reason"),
-    [
-        (body(b"model", digest=bytes(32)), "does not have the digest"),
-        (body(b"model", length=6), "ended early"),
-        (body(b"model")[:-1], "ended early"),
-        (body(b"model", length=1001), "a body of 1001 bytes where 1000 are allowed"),
-        (body(b"model", length=(1 << 64) - 1), "where 1000 are allowed"),
-        (b"", "ended early"),
-    ],
-)
-def test_a_body_is_whole_and_true_or_an_error(sent: bytes, reason: str) -> None:
-    async def test(nursery: trio.Nursery) -> None:
-        ours, theirs = await opened(*muxers(nursery))
-        await ours.write(sent)
-        await ours.close()
-        with pytest.raises(WireError, match=reason):
-            await read_body(theirs, 1000, 5, lambda size: None)
-
-    run(test)
-
-
-def test_a_body_that_stalls_is_given_up_on_both_sides() -> None:
-    async def test() -> None:
-        async with trio.open_nursery() as nursery:
-            ours, theirs = await opened(*muxers(nursery))
-            await ours.write(body(bytes(1000))[:500])
-            with pytest.raises(WireError, match="sent nothing for 7 s"):
-                await read_body(theirs, 1000, 7, lambda size: None)
-            with pytest.raises(WireError, match="took nothing for 7 s"):
-                await write_body(ours, bytes(4 * INITIAL_WINDOW), 7)
-            nursery.cancel_scope.cancel()
-
-    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.binary(max_size=300) | st.integers(60_000, 200_000).map(bytes), max_size=8))
-def test_frames_and_bodies_come_back_as_they_were(pieces: list[bytes]) -> None:
-    async def test(nursery: trio.Nursery) -> None:
-        ours, theirs = await opened(*muxers(nursery))
-
-        async def send() -> None:
-            for piece in pieces:
-                await write_frame(ours, piece)
-                await write_body(ours, piece, 5)
-
-        nursery.start_soon(send)
-        counted: list[int] = []
-        for piece in pieces:
-            assert await read_frame(theirs, 200_000) == piece
-            assert await read_body(theirs, 200_000, 5, counted.append) == piece
-        assert sum(counted) == sum(map(len, pieces))
 
     run(test)
 
@@ -533,6 +463,8 @@ def test_streams_beyond_the_limit_are_reset() -> None:
         with pytest.raises(MuxedStreamReset, match="reset by the peer"):
             await streams[-1].read()
         accepted = [await right.accept_stream() for _ in range(LIMITS.max_streams)]
+        with pytest.raises(MuxedStreamReset, match="reset by the peer"):
+            await (await left.open_stream()).read()
         await accepted[0].reset()
         ours, theirs = await opened(left, right)
         await ours.write(b"room again")
