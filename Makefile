@@ -11,7 +11,7 @@ SUBPACKAGES := node gossip crypto topologies
 TYPED := .typing:tests/gossip:tests/processes:tests/node:tests/fuzzing
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow fuzz check format types .typing bench dist picture clean
+.PHONY: help setup demo test test-slow fuzz mutants check format types .typing bench dist picture clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-slow: $(READY)  ## run the long tests as well
 
 fuzz: $(READY)  ## feed mutated inputs to every decoder for SECONDS; SEED repeats a run, KEEP=yes adds to the corpus
 	@$(BIN)/python tests/fuzzing/run.py --seconds "$(SECONDS)" --seed "$(SEED)" $(if $(KEEP),--keep)
+
+mutants: $(READY)  ## break the secure sum in the ways that matter, one at a time, and see that a test notices
+	@$(BIN)/python tools/mutants.py
 
 check: $(READY) types  ## lint, format check and strict types
 	@$(BIN)/ruff format --check .

@@ -2,7 +2,8 @@
 
 With k members of which c collude, a set of survivors can be unmasked only by t members, and an honest member
 helps to unmask one set per round. Two sets need 2t helpers, of which the colluders are counted twice:
-2t <= (k - c) + 2c. Requiring 2t > k + c therefore leaves at most one (Bonawitz et al. 2017, against active adversaries).
+2t <= (k - c) + 2c. Requiring 2t > k + c therefore leaves at most one (Bonawitz et al. 2017, against active
+adversaries).
 """
 
 from dataclasses import dataclass

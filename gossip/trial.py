@@ -160,8 +160,8 @@ class Trial:
             self._compare()
 
     def fetch_checks(self, signer: PeerId) -> None:
-        """Ask somebody who has signed this sum for the checks that we lack, or have of other parts, or that do
-        not add up with us.
+        """Ask somebody who has signed this sum for the checks that we lack, or have of other parts, or that
+        do not add up with us.
         """
         differing = self._differing
         for peer in self.members:

@@ -2,7 +2,7 @@
 
     python tools/mutants.py [word ...]
 
-Each line of tools/mutations.py is applied to a copy of the clone, and the tests that should notice are run
+Each line of tools/mutant_table.py is applied to a copy of the clone, and the tests that should notice are run
 there until one fails. A word narrows it to mutants whose module or description contains it. Exit status 1 if
 one survives, or if an old text does not occur exactly once any more; the table then needs a look.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from mutations import MUTATIONS
+from mutant_table import MUTATIONS
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SUBPACKAGES: Final = ("gossip", "crypto", "topologies", "node")
