@@ -8,7 +8,7 @@ DIRECTORY ?= demo-run
 SECONDS ?= 60
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 SUBPACKAGES := node gossip crypto topologies
-TYPED := .typing:tests/gossip:tests/processes:tests/node:tests/fuzzing
+TYPED := .typing:tools:tests/gossip:tests/processes:tests/node:tests/fuzzing
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow fuzz mutants check format types .typing bench dist picture clean
