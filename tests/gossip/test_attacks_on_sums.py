@@ -54,7 +54,7 @@ from p2pfl.gossip.messages import (
     Pledge,
 )
 from p2pfl.gossip.scatter import Scatter
-from p2pfl.gossip.simulation import steady
+from p2pfl.gossip.simulation import Link, steady
 from p2pfl.gossip.trial import WRONG_SUM, Trial
 from p2pfl.gossip.wire import digest
 
@@ -414,22 +414,39 @@ def test_whoever_says_it_lacks_what_it_was_given_keeps_nobody_out(lie: Lie, numb
     assert accusations(rehearsal, wrap) == set()
 
 
+def unheard(number: int, by: int) -> Link:
+    """No chunk of one member comes to another."""
+    quick = steady()
+
+    def link(sender: PeerId, receiver: PeerId, message: Message, rng: np.random.Generator) -> Iterable[float]:
+        lost = isinstance(message, Masked) and (sender, receiver) == (GROUP[number], GROUP[by])
+        return () if lost else quick(sender, receiver, message, rng)
+
+    return link
+
+
+def test_a_chunk_that_never_comes_keeps_nobody_out() -> None:
+    """Who lacks it says so, and adds up nothing."""
+    rehearsal = attacked("scatter", {}, link=unheard(4, by=2))
+    all_complete(rehearsal, {}, ALL)
+    for message in (sent.message for sent in rehearsal.net.sent):
+        if isinstance(message, Held) and message.author == GROUP[2]:
+            assert [peer for peer, _ in message.entries] == [GROUP[number] for number in without(4)]
+        if isinstance(message, Part):
+            assert message.author != GROUP[2]
+
+
 def test_whoever_says_it_holds_what_it_never_got_is_left_out_or_the_other() -> None:
     """It never was given the chunks of member 4, and cannot add them up. Which of the two is to blame, nobody
     can tell.
     """
-    quick = steady()
-
-    def link(sender: PeerId, receiver: PeerId, message: Message, rng: np.random.Generator) -> Iterable[float]:
-        lost = isinstance(message, Masked) and (sender, receiver) == (GROUP[4], GROUP[2])
-        return () if lost else quick(sender, receiver, message, rng)
 
     def lie(me: Attacker, held: Held, to: PeerId) -> Message:
         marks = {m.author: m.mark for m in [*me.heard, *me.said] if isinstance(m, Pledge)}
         return replace(held, entries=tuple((peer, marks[peer]) for peer in GROUP[:6]))
 
     wrap = {2: attacker(lying(Held, lie))}
-    rehearsal = attacked("scatter", wrap, link=link)
+    rehearsal = attacked("scatter", wrap, link=unheard(4, by=2))
     all_complete(rehearsal, {2, 4})
     out = {GROUP[number] for number in ALL} - set(rehearsal.completed[GROUP[0]].survivors)
     assert out in ({GROUP[2]}, {GROUP[4]})
