@@ -17,7 +17,8 @@ group have left it, and more than ``colluders``, that those who remain are fewer
 are asked for a contribution that ends it for us at once (Skipped); after that only when they are two rounds
 on, since one round back everybody still answers. A node without a group in a round, or with too few of it
 connected, follows :func:`enough <p2pfl.gossip.neighbours.enough>` of the neighbours in the epoch. If the
-group stays away, or has another roster, while a newcomer waits for the next epoch, the epoch ends early.
+group stays away while a newcomer waits for the next epoch, or has another roster for ``round_seconds``, the
+epoch ends early: halves of a federation that closed different rosters unite in the next one.
 
 **Excluded.** Who contradicted itself (:mod:`p2pfl.gossip.evidence`) is lost to every round from the moment
 we learn of it: what comes over its connection is refused, and a group that it leaves too small ends the epoch
@@ -340,9 +341,9 @@ class Participant:
             self._go_to(self._next + 1)
             return True
         here = {peer for peer in group if peer == self._me or peer in self._epochs.connected}
-        astray = sum(self._epochs.elsewhere(peer) for peer in here)
-        if len(here) - astray < self._spec.minimum:
-            return self._wait(len(here) - astray, now)
+        astray = {peer for peer in here if self._epochs.elsewhere(peer)}
+        if len(here - astray) < self._spec.minimum:
+            return self._wait(len(here - astray), lost=astray | (self._excluded & set(group)), now=now)
         self._said = ""
         machine = self._machine(self._epoch, group, lost=set(group) - here)
         self._current = _Round(machine, group, self._epoch)
@@ -365,8 +366,10 @@ class Participant:
             lost=lost,
         )
 
-    def _wait(self, here: int, now: float) -> bool:
-        """No round for us now: go on if others did, or end the epoch early if that may help."""
+    def _wait(self, here: int, lost: set[PeerId], now: float) -> bool:
+        """No round for us now: go on if others did, or end the epoch early if that may help, since ``lost``
+        come to no round of this one.
+        """
         since = self._waits_since
         if since is None:
             since = self._waits_since = now
@@ -386,8 +389,7 @@ class Participant:
         least, drawn = self._spec.minimum, len(self._group)
         self._say(f"{here} of the {drawn} members of our group are here, at least {least} are needed")
         newcomers = self._epochs.newcomers and now >= since + self._timing.gather_seconds
-        never = self._excluded & set(self._group) and now >= since + self._timing.round_seconds
-        if newcomers or never:
+        if newcomers or (lost and now >= since + self._timing.round_seconds):
             self._leave(now)
             return True
         return False

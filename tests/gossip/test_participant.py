@@ -298,6 +298,24 @@ def test_a_partition_heals() -> None:
     assert all(max(swarm.completed(number)) >= last - 1 for number in range(7))
 
 
+def test_halves_that_closed_different_rosters_unite() -> None:
+    """Two nodes hang for twelve seconds just as the roster closes: no half is a majority, nor big enough."""
+
+    def link(
+        sender: PeerId, receiver: PeerId, message: Message, rng: np.random.Generator
+    ) -> tuple[float, ...]:
+        hangs = receiver in (PEERS[1], PEERS[2]) and 0.78 < swarm.net.now < 12.78
+        return (12.8 - swarm.net.now if hangs else 0.02,)
+
+    timing = replace(
+        TIMING, epoch_rounds=3, gather_seconds=3.0, ready_seconds=3.0, phase_seconds=3.0, round_seconds=12.0
+    )
+    swarm = Swarm(4, timing=timing, link=link, guests=4)
+    swarm.start_all().run(40)
+    assert [len(swarm.all(number, EpochBegan)[0].roster) for number in range(4)] == [4, 3, 3, 4]
+    assert all(len(swarm.completed(number)) >= 3 for number in range(4))
+
+
 def test_a_minority_waits_for_the_others() -> None:
     swarm = Swarm(5).start_all().partition(5.0, 25.0, [0, 1], [2, 3, 4]).run(60)
     last = max(swarm.completed(2))
