@@ -69,7 +69,8 @@ class Prepared:
     """We are ready for ``round``: we will contribute ``dim`` ring elements to a sum for ``stage``.
 
     ``stage`` is opaque text of at most 32 characters, ``state_digest`` 32 bytes that name the model we
-    start from. The ``ring`` of a stage is the same for everybody.
+    start from. The ``ring`` of a stage is the same for everybody. ``spent``: our privacy budget is, so that
+    we contribute without our records; every member of the roster is told.
     """
 
     round: int
@@ -77,6 +78,7 @@ class Prepared:
     dim: int
     state_digest: bytes
     ring: Ring = RING_32
+    spent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +148,16 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Contribute:
-    """Everything is in place: charge the ledger, answer :class:`Contribution`. At most once per round."""
+    """Everything is in place: charge the ledger, answer :class:`Contribution`. At most once per round.
+
+    ``spent`` of the ``members`` have said that their privacy budgets are.
+    """
 
     round: int
     attempt: int
     members: tuple[PeerId, ...]
     thresholds: Thresholds
+    spent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,188 +9,82 @@ Every record checks itself when it is made, so a Manifest that exists is within 
 contradiction. One thing may be open: noise multipliers of 0 in a private mode say "not computed yet". Such a
 draft has no canonical form and so no id.
 
-Layout in TOML: ``name``, ``issuers``, ``members``, ``seed``, then ``[task]`` with ``[[task.columns]]``,
-``[model]``, ``[training]``, ``[privacy]``, ``[groups]``, ``[timing]``; the last two may be left out.
+Layout in TOML: ``name``, ``issuers``, ``members``, ``seed``, then ``[task]`` (:mod:`.task_spec`), ``[model]``
+(:mod:`.model_spec`), ``[training]``, ``[privacy]``, ``[groups]``, ``[timing]``; the last two may be left out.
 """
 
 import hashlib
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId, parse_peer_id
 from p2pfl.crypto.ring import RING_16, Ring, largest_fraction_bits
 from p2pfl.gossip.canonical import pack, unpack_untrusted
+from p2pfl.gossip.declared import (
+    MAX_MAGNITUDE,
+    ManifestError,
+    require,
+    require_distinct,
+    require_range,
+    require_text,
+)
 from p2pfl.gossip.messages import MAX_MEMBERS as LARGEST_GROUP
-from p2pfl.gossip.records import FieldError, added, plain, read_record, shown, suggest
+from p2pfl.gossip.model_spec import (
+    MAX_PARAMETERS,
+    ConvolutionalModel,
+    DenseModel,
+    ModelSpec,
+    SequenceModel,
+    require_fit,
+    sizes_for,
+)
+from p2pfl.gossip.records import FieldError, added, plain, read_record, read_variant, shown, suggest
+from p2pfl.gossip.task_spec import MAX_COLUMNS, Column, ImageTask, TabularTask, TaskSpec, TextTask
 from p2pfl.gossip.thresholds import Thresholds, thresholds
 from p2pfl.topologies.graphs import FAMILIES
+
+__all__ = [
+    "FORMAT",
+    "LEAST_FRACTION_BITS",
+    "MAX_BYTES",
+    "MAX_COLUMNS",
+    "MAX_MEMBERS",
+    "MAX_PARAMETERS",
+    "PARAMETER_LIMIT",
+    "Column",
+    "ConvolutionalModel",
+    "DenseModel",
+    "GroupSpec",
+    "ImageTask",
+    "Manifest",
+    "ManifestError",
+    "ModelSpec",
+    "PrivacySpec",
+    "SequenceModel",
+    "TabularTask",
+    "TaskSpec",
+    "TextTask",
+    "TimingSpec",
+    "TrainingSpec",
+    "canonical_bytes",
+    "decode_manifest_untrusted",
+    "digest_of",
+    "from_toml",
+]
 
 FORMAT = 1
 MAX_BYTES = 1 << 20  # four thousand columns fit; a peer cannot make us read more
 MAX_MEMBERS = 256
-MAX_COLUMNS = 4096
-MAX_LEVELS = 256
-MAX_TEXT = 128
-MAX_LAYERS = 8
-MAX_WIDTH = 8192
-MAX_PARAMETERS = 25_000_000  # 100 MB in a ring of 32 bits
 MAX_ROUNDS = 1_000_000
-MAX_MAGNITUDE = 1e12  # of any declared number: far beyond use, and its square is still finite
 PARAMETER_LIMIT = 64.0
 MAX_PARAMETER_LIMIT = 1e9
 LEAST_FRACTION_BITS = 8  # in 16 bits: inputs are standardised, so a useful parameter is about 1
 _DAY = 86_400.0
-
-
-class ManifestError(FieldError):
-    """``field`` of a manifest is wrong, for ``reason``. Both are safe to print, whoever sent the manifest."""
-
-
-def _require(condition: bool, field: str, reason: str) -> None:
-    if not condition:
-        raise ManifestError(field, reason)
-
-
-def _require_text(text: str, field: str) -> None:
-    _require(0 < len(text) <= MAX_TEXT, field, f"must have 1 to {MAX_TEXT} characters")
-    _require(
-        text.isprintable() and text == text.strip(),
-        field,
-        f"must be printable, without spaces around: {shown(text)}",
-    )
-
-
-def _require_distinct(values: Sequence[str], field: str, most: int) -> None:
-    _require(len(values) <= most, field, f"has {len(values)} entries, at most {most} are allowed")
-    _require(len(set(values)) == len(values), field, "names something twice")
-
-
-def _require_range(value: float, field: str, low: float, high: float, *, above: bool = False) -> None:
-    """``low <= value <= high``, or ``low < value`` if ``above``; refuses NaN either way."""
-    inside = math.isfinite(value) and (low < value if above else low <= value) and value <= high
-    _require(
-        inside,
-        field,
-        f"must be {'above' if above else 'at least'} {low:g} and at most {high:g}, not {value!r}",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One feature column of a table.
-
-    ``numeric``: values are clipped to [``low``, ``high``], which bounds what one record can add to the
-    preprocessing statistics. ``categorical``: one-hot over ``levels``, the first of which is dropped; a cell
-    that is none of them is an error.
-    """
-
-    name: str
-    kind: Literal["numeric", "categorical"]
-    low: float = 0.0
-    high: float = 0.0
-    levels: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _require_text(self.name, "task.columns.name")
-        field = f"task.columns.{self.name}"
-        if self.kind == "numeric":
-            _require_range(self.low, f"{field}.low", -MAX_MAGNITUDE, MAX_MAGNITUDE)
-            _require_range(self.high, f"{field}.high", -MAX_MAGNITUDE, MAX_MAGNITUDE)
-            _require(
-                self.low < self.high, f"{field}.high", f"must be above low, {self.low!r}, not {self.high!r}"
-            )
-            _require(not self.levels, f"{field}.levels", "only a categorical column has levels")
-        else:
-            _require(self.low == self.high == 0, f"{field}.low", "only a numeric column has low and high")
-            _require(
-                len(self.levels) >= 2, f"{field}.levels", "a categorical column needs two levels or more"
-            )
-            _require_distinct(self.levels, f"{field}.levels", MAX_LEVELS)
-            for level in self.levels:
-                _require_text(level, f"{field}.levels")
-
-    @property
-    def features(self) -> int:
-        """How many inputs of the model this column becomes."""
-        return 1 if self.kind == "numeric" else len(self.levels) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSpec:
-    """What is learnt from what. A record is positive (1) if its ``label`` cell is in ``positive``, else 0.
-
-    A record with a cell in ``missing`` in any used column is left out.
-    """
-
-    kind: Literal["tabular"]
-    label: str
-    positive: tuple[str, ...]
-    columns: tuple[Column, ...]
-    missing: tuple[str, ...] = ("",)
-
-    def __post_init__(self) -> None:
-        _require_text(self.label, "task.label")
-        _require(bool(self.positive), "task.positive", "must list the label's cells that count as positive")
-        _require_distinct(self.positive, "task.positive", MAX_LEVELS)
-        for cell in self.positive:
-            _require_text(cell, "task.positive")
-        _require_distinct(self.missing, "task.missing", MAX_LEVELS)
-        for cell in self.missing:
-            _require(
-                cell == "" or len(cell) <= MAX_TEXT,
-                "task.missing",
-                f"must have at most {MAX_TEXT} characters",
-            )
-            _require(
-                cell.isprintable() and cell == cell.strip(),
-                "task.missing",
-                f"must be printable: {shown(cell)}",
-            )
-        both = sorted(set(self.positive) & set(self.missing))
-        _require(not both, "task.missing", f"also listed in task.positive: {shown(both)}")
-        _require(bool(self.columns), "task.columns", "must declare at least one column")
-        _require_distinct([column.name for column in self.columns], "task.columns", MAX_COLUMNS)
-        used_twice = any(column.name == self.label for column in self.columns)
-        _require(
-            not used_twice,
-            "task.label",
-            f"{shown(self.label)} is also a feature column, the model would only copy it",
-        )
-
-    @property
-    def features(self) -> int:
-        """Inputs of the model after one-hot encoding."""
-        return sum(column.features for column in self.columns)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """``logistic``: one linear unit. ``mlp``: ``hidden`` layers of these widths, then one linear unit."""
-
-    kind: Literal["logistic", "mlp"]
-    hidden: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.kind == "logistic":
-            _require(
-                not self.hidden, "model.hidden", 'a logistic model has no hidden layers; use kind = "mlp"'
-            )
-            return
-        _require(
-            0 < len(self.hidden) <= MAX_LAYERS, "model.hidden", f"must list 1 to {MAX_LAYERS} layer widths"
-        )
-        for width in self.hidden:
-            _require_range(width, "model.hidden", 1, MAX_WIDTH)
-
-    def parameters(self, features: int) -> int:
-        """Weights and biases of this model over ``features`` inputs."""
-        widths = (features, *self.hidden, 1)
-        return sum((before + 1) * after for before, after in pairwise(widths))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +95,8 @@ class TrainingSpec:
     (Poisson sampling). ``expected_batch`` b: the public constant that a step's summed gradients are divided
     by, in records per member and step. ``local_steps``: steps between two averages. ``ring_bits``: width of a
     parameter in a sum. ``parameter_limit``: parameters beyond it are cut when they are summed, and counted.
+    ``weight_decay`` λ: a step first shrinks every parameter by ``learning_rate`` · λ of its size, as a
+    penalty of λ/2 · |x|² would.
     """
 
     rounds: int
@@ -210,14 +106,18 @@ class TrainingSpec:
     local_steps: int = 1
     ring_bits: Literal[16, 32, 64] = added(32)
     parameter_limit: float = added(PARAMETER_LIMIT)
+    weight_decay: float = added(0.0)
 
     def __post_init__(self) -> None:
-        _require_range(self.rounds, "training.rounds", 1, MAX_ROUNDS)
-        _require_range(self.learning_rate, "training.learning_rate", 0, 1e6, above=True)
-        _require_range(self.sampling_rate, "training.sampling_rate", 0, 1, above=True)
-        _require_range(self.expected_batch, "training.expected_batch", 0, MAX_MAGNITUDE, above=True)
-        _require_range(self.local_steps, "training.local_steps", 1, 100_000)
-        _require_range(self.parameter_limit, "training.parameter_limit", 0, MAX_PARAMETER_LIMIT, above=True)
+        require_range(self.rounds, "training.rounds", 1, MAX_ROUNDS)
+        require_range(self.learning_rate, "training.learning_rate", 0, 1e6, above=True)
+        require_range(self.sampling_rate, "training.sampling_rate", 0, 1, above=True)
+        require_range(self.expected_batch, "training.expected_batch", 0, MAX_MAGNITUDE, above=True)
+        require_range(self.local_steps, "training.local_steps", 1, 100_000)
+        require_range(self.parameter_limit, "training.parameter_limit", 0, MAX_PARAMETER_LIMIT, above=True)
+        require_range(self.weight_decay, "training.weight_decay", 0, MAX_MAGNITUDE)
+        shrinks = self.learning_rate * self.weight_decay <= 1
+        require(shrinks, "training.weight_decay", "must be at most 1 / learning_rate")
 
     @property
     def ring(self) -> Ring:
@@ -229,12 +129,13 @@ class TrainingSpec:
 class PrivacySpec:
     """What one record is promised, and the noise that keeps the promise.
 
-    ``epsilon``, ``delta``: for one record, added or removed, over the whole run. ``clip_norm`` C: bound on
-    one record's gradient (L2). A noise multiplier is standard deviation / sensitivity, per kind of round; 0
+    ``epsilon``, ``delta``: for one record, added or removed, over the whole run; in mode organisation for all
+    records of a member together. ``clip_norm`` C: bound on one record's gradient, or on all that a member
+    changes in a round (L2). A noise multiplier is standard deviation / sensitivity, per kind of round; 0
     in a private mode: not computed yet.
     """
 
-    mode: Literal["distributed", "local", "none"]
+    mode: Literal["distributed", "local", "organisation", "none"]
     epsilon: float = 0.0
     delta: float = 0.0
     clip_norm: float = 1.0
@@ -243,24 +144,24 @@ class PrivacySpec:
     evaluation_noise_multiplier: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_range(self.clip_norm, "privacy.clip_norm", 0, 1e6, above=True)
+        require_range(self.clip_norm, "privacy.clip_norm", 0, 1e6, above=True)
         if self.mode == "none":
             for name in ("epsilon", "delta", *_MULTIPLIERS):
-                _require(
+                require(
                     getattr(self, name) == 0,
                     f"privacy.{name}",
                     'must be left out: mode "none" promises no privacy',
                 )
             return
-        _require_range(self.epsilon, "privacy.epsilon", 0, 1000, above=True)
+        require_range(self.epsilon, "privacy.epsilon", 0, 1000, above=True)
         inside = math.isfinite(self.delta) and 0 < self.delta < 1
-        _require(
+        require(
             inside,
             "privacy.delta",
             f"must be above 0 and below 1, not {self.delta!r}; well below 1 / records is usual",
         )
         for name in _MULTIPLIERS:
-            _require_range(getattr(self, name), f"privacy.{name}", 0, 1e6)
+            require_range(getattr(self, name), f"privacy.{name}", 0, 1e6)
 
     @property
     def calibrated(self) -> bool:
@@ -274,10 +175,12 @@ class PrivacySpec:
         for private in _PRIVATE_MODES:
             if mode == private:
                 return PrivacySpec(private, self.epsilon, self.delta, self.clip_norm)
-        raise ManifestError("privacy.mode", f'must be "distributed", "local" or "none", not {shown(mode)}')
+        known = '"distributed", "local", "organisation" or "none"'
+        raise ManifestError("privacy.mode", f"must be {known}, not {shown(mode)}")
 
 
-_PRIVATE_MODES: tuple[Literal["distributed", "local"], ...] = ("distributed", "local")
+_PrivateMode: TypeAlias = Literal["distributed", "local", "organisation"]
+_PRIVATE_MODES: tuple[_PrivateMode, ...] = ("distributed", "local", "organisation")
 _MULTIPLIERS = ("noise_multiplier", "statistics_noise_multiplier", "evaluation_noise_multiplier")
 
 
@@ -298,19 +201,19 @@ class GroupSpec:
 
     def __post_init__(self) -> None:
         known = self.topology in FAMILIES
-        _require(
+        require(
             known,
             "groups.topology",
             f"unknown topology {shown(self.topology)}; {suggest(self.topology, FAMILIES)}",
         )
-        _require_range(self.colluders, "groups.colluders", 1, MAX_MEMBERS)
+        require_range(self.colluders, "groups.colluders", 1, MAX_MEMBERS)
         floor = self.colluders + 2  # the least k with t <= k and t - c >= 2, for which see thresholds()
         against = f"against {self.colluders} colluding" if self.colluders > 1 else "against 1 colluder"
-        _require(
+        require(
             self.minimum >= floor, "groups.minimum", f"must be at least {floor} to stay private {against}"
         )
         # The schedule cuts groups of up to 2 size - 1 members.
-        _require_range(self.size, "groups.size", self.minimum, (LARGEST_GROUP + 1) // 2)
+        require_range(self.size, "groups.size", self.minimum, (LARGEST_GROUP + 1) // 2)
 
     @property
     def thresholds(self) -> Thresholds:
@@ -329,14 +232,12 @@ class TimingSpec:
     round_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        _require_range(self.epoch_rounds, "timing.epoch_rounds", 1, 100_000)
+        require_range(self.epoch_rounds, "timing.epoch_rounds", 1, 100_000)
         for name in ("gather_seconds", "ready_seconds", "phase_seconds", "round_seconds"):
-            _require_range(getattr(self, name), f"timing.{name}", 0, _DAY, above=True)
+            require_range(getattr(self, name), f"timing.{name}", 0, _DAY, above=True)
         longest = max(self.ready_seconds, self.phase_seconds)
         enough = self.round_seconds > longest
-        _require(
-            enough, "timing.round_seconds", f"must be above ready_seconds and phase_seconds, {longest:g}"
-        )
+        require(enough, "timing.round_seconds", f"must be above ready_seconds and phase_seconds, {longest:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,32 +259,27 @@ class Manifest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_text(self.name, "name")
-        _require_range(self.seed, "seed", 0, (1 << 63) - 1)
+        require_text(self.name, "name")
+        require_range(self.seed, "seed", 0, (1 << 63) - 1)
         for field, peers in (("issuers", self.issuers), ("members", self.members)):
-            _require_distinct(peers, field, MAX_MEMBERS)
+            require_distinct(peers, field, MAX_MEMBERS)
             for position, peer in enumerate(peers):
                 _require_peer(peer, f"{field}[{position}]")
-        _require(
+        require(
             bool(self.issuers or self.members),
             "issuers",
             "nobody could ever join; name an issuer, or list the members",
         )
         if not self.issuers:
             few = f"only {len(self.members)} and no issuer; groups.minimum is {self.groups.minimum}"
-            _require(len(self.members) >= self.groups.minimum, "members", few)
+            require(len(self.members) >= self.groups.minimum, "members", few)
         distributed_once = self.privacy.mode != "distributed" or self.training.local_steps == 1
-        _require(
+        require(
             distributed_once,
             "training.local_steps",
             'must be 1 in mode "distributed", whose noise covers one step per sum',
         )
-        parameters = self.model.parameters(self.task.features)
-        _require(
-            parameters <= MAX_PARAMETERS,
-            "model.hidden",
-            f"{parameters} parameters, at most {MAX_PARAMETERS} are allowed",
-        )
+        require_fit(self.task, self.model)
         _require_grid(self.training, 2 * self.groups.size - 1)
 
     @property
@@ -409,7 +305,7 @@ def _require_grid(training: TrainingSpec, members: int) -> None:
         f"16 are too few: {members} parameters up to {limit:g} can only be summed in steps of"
         f" {math.ldexp(1.0, -bits):g}; take 32, or a parameter_limit of at most"
     )
-    _require(ring != RING_16 or bits >= LEAST_FRACTION_BITS, "training.ring_bits", f"{few} {most:g}")
+    require(ring != RING_16 or bits >= LEAST_FRACTION_BITS, "training.ring_bits", f"{few} {most:g}")
 
 
 def _require_peer(text: str, field: str) -> None:
@@ -432,9 +328,9 @@ def canonical_bytes(manifest: Manifest) -> bytes:
     """
     for name in _MULTIPLIERS:
         missing = not manifest.privacy.calibrated and getattr(manifest.privacy, name) == 0
-        _require(not missing, f"privacy.{name}", "not computed yet; `p2pfl federation create` does it")
+        require(not missing, f"privacy.{name}", "not computed yet; `p2pfl federation create` does it")
     packed = pack({"format": FORMAT, "manifest": plain(manifest)})
-    _require(
+    require(
         len(packed) <= MAX_BYTES, "", f"the manifest has {len(packed)} bytes, at most {MAX_BYTES} are allowed"
     )
     return packed
@@ -458,7 +354,7 @@ def decode_manifest_untrusted(data: bytes) -> Manifest:
             f"this p2pfl reads format {FORMAT}, not {shown(outer['format'])}; another version wrote it",
         )
     manifest = _read_manifest(outer["manifest"], floats_are_text=True)
-    _require(canonical_bytes(manifest) == data, "", "not in canonical form")
+    require(canonical_bytes(manifest) == data, "", "not in canonical form")
     return manifest
 
 
@@ -468,7 +364,7 @@ def from_toml(text: str) -> Manifest:
     Raises ManifestError naming the field; the result may lack its noise multipliers
     (``manifest.privacy.calibrated``).
     """
-    _require(len(text) <= MAX_BYTES, "", f"the file has more than {MAX_BYTES} characters")
+    require(len(text) <= MAX_BYTES, "", f"the file has more than {MAX_BYTES} characters")
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -482,7 +378,20 @@ def from_toml(text: str) -> Manifest:
     if isinstance(table.get("task"), dict):
         table["task"].setdefault("kind", "tabular")
     _require_bounds_stated(table)
+    _fill_sizes(table)
     return _read_manifest(table, floats_are_text=False)
+
+
+def _fill_sizes(table: dict[str, object]) -> None:
+    """The sizes of the model that follow from the task, where people have left them out."""
+    task, model = table.get("task"), table.get("model")
+    if not isinstance(task, dict) or not isinstance(model, dict):
+        return
+    with _manifest_errors():
+        read = read_variant(TaskSpec, task, "task", floats_are_text=False)
+    assert isinstance(read, TaskSpec)
+    for name, size in sizes_for(read, str(model.get("kind"))).items():
+        model.setdefault(name, size)
 
 
 def _require_bounds_stated(table: dict[str, object]) -> None:
@@ -493,12 +402,19 @@ def _require_bounds_stated(table: dict[str, object]) -> None:
         if isinstance(column, dict) and column.get("kind") == "numeric":
             for name in ("low", "high"):
                 reason = "missing; a numeric column needs the range that its values are clipped to"
-                _require(name in column, f"task.columns[{position}].{name}", reason)
+                require(name in column, f"task.columns[{position}].{name}", reason)
 
 
 def _read_manifest(table: object, *, floats_are_text: bool) -> Manifest:
-    try:
+    with _manifest_errors():
         return read_record(Manifest, table, "", floats_are_text=floats_are_text)
+
+
+@contextmanager
+def _manifest_errors() -> Iterator[None]:
+    """What a reader of records refuses, said of the manifest."""
+    try:
+        yield
     except ManifestError:
         raise
     except FieldError as error:

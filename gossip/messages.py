@@ -108,18 +108,22 @@ class Ready(Message):
     bundle_key: bytes
     commitment: bytes
     state_digest: bytes
+    spent: bool = False
+    """My privacy budget is spent: none of my records are in what I contribute, and nobody may count on my
+    noise.
+    """
 
     def body(self) -> tuple[object, ...]:
         context = (self.federation, self.epoch_roster, self.round, self.attempt)
         keys = (self.mask_key, self.bundle_key, self.commitment)
-        return (*context, self.stage, self.dim, *keys, self.state_digest)
+        return (*context, self.stage, self.dim, *keys, self.state_digest, self.spent)
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         context = (fields.digest(), fields.digest(), fields.number(), fields.number(MAX_ATTEMPTS))
         stage, dim = fields.text(MAX_STAGE_CHARACTERS), fields.number(1 << 32)
         keys = (fields.digest(), fields.digest(), fields.digest())
-        return cls(author, *context, stage, dim, *keys, fields.digest())
+        return cls(author, *context, stage, dim, *keys, fields.digest(), fields.flag())
 
 
 @dataclass(frozen=True, slots=True)

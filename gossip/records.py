@@ -2,7 +2,8 @@
 (canonical msgpack).
 
 A record is a frozen dataclass whose fields are ``str``, ``int``, ``float``, ``Literal`` of strings or of
-whole numbers, a homogeneous tuple of those, or another record. Nothing is coerced silently, unknown and
+whole numbers, a homogeneous tuple of those, another record, or one of several (a union), told apart by their
+field ``kind``. Nothing is coerced silently, unknown and
 missing fields are refused, and every refusal names its field by path (``training.rounds``,
 ``task.columns[3].low``).
 
@@ -15,6 +16,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from types import UnionType
 from typing import Any, Literal, NewType, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 Record = TypeVar("Record")
@@ -74,6 +76,22 @@ def read_record(record: type[Record], table: object, path: str, *, floats_are_te
     return record(**values)
 
 
+def read_variant(variants: Any, table: object, path: str, *, floats_are_text: bool) -> object:
+    """Build the one of ``variants``, a union of records, that the ``kind`` in ``table`` belongs to.
+
+    Raises as :func:`read_record` does.
+    """
+    if not isinstance(table, Mapping):
+        raise FieldError(path, f"must be a table, not {shown(table)}")
+    kinds = {kind: record for record in get_args(variants) for kind in get_args(_hints(record)["kind"])}
+    if "kind" not in table:
+        raise FieldError(_join(path, "kind"), "missing")
+    kind = table["kind"]
+    if not isinstance(kind, str) or kind not in kinds:
+        _refuse(_join(path, "kind"), "one of " + ", ".join(map(json.dumps, kinds)), kind)
+    return read_record(kinds[kind], table, path, floats_are_text=floats_are_text)
+
+
 def plain(record: object) -> dict[str, object]:
     """The inverse of ``read_record(…, floats_are_text=True)``: mappings, lists, str and int only."""
     hints = _hints(type(record))
@@ -100,7 +118,7 @@ def _plain(hint: Any, value: Any) -> object:
         return repr(float(value))
     if get_origin(hint) is tuple:
         return [_plain(get_args(hint)[0], element) for element in value]
-    return plain(value) if dataclasses.is_dataclass(hint) else value
+    return plain(value) if dataclasses.is_dataclass(value) else value
 
 
 def _join(path: str, name: str) -> str:
@@ -112,6 +130,8 @@ def _read(hint: Any, raw: object, path: str, floats_are_text: bool) -> object:
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
         return read_record(hint, raw, path, floats_are_text=floats_are_text)
+    if get_origin(hint) is UnionType:
+        return read_variant(hint, raw, path, floats_are_text=floats_are_text)
     if get_origin(hint) is tuple:
         if not isinstance(raw, list | tuple):
             _refuse(path, "a list", raw)

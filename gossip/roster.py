@@ -27,6 +27,11 @@ class Roster:
         return cls(ordered, members, thresholds(len(members), colluders), roster_digest(ordered))
 
     @property
+    def spent(self) -> int:
+        """Members that have said that their privacy budget is spent."""
+        return sum(ready.spent for ready in self.readies)
+
+    @property
     def round(self) -> int:
         return self.readies[0].round
 

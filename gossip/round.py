@@ -292,6 +292,7 @@ class RoundMachine:
             secrets.bundle_key.public,
             self._suite.commit(secrets.seed),
             self._prepared.state_digest,
+            self._prepared.spent,
         )
         self._readies[self._me] = ready = signed(self._identity, ready)
         self._patient_until = now + self._timing.ready_seconds

@@ -241,7 +241,8 @@ class SecureSum:
             self._masked_until = now + seat.phase_seconds
             seat.timer("masked", self._masked_until)
             self._exchange.begin(self._masked_until)
-            seat.emit(Contribute(self.roster.round, self.roster.attempt, seat.members, limits))
+            place = (self.roster.round, self.roster.attempt)
+            seat.emit(Contribute(*place, seat.members, limits, self.roster.spent))
         elif over or (missing and now >= self._deal_until) or self._died(missing):
             self.failure = "not everybody's shares arrived"
 

@@ -17,6 +17,9 @@ decide what statistics and training rounds release, test records what evaluation
 pays for both, and epsilon is the largest over the two, not the sum (parallel composition, McSherry 2009,
 Theorem 4): to a test record the released model is independent of it, and to a training record an evaluation
 is post-processing of the model. Somebody who is in both, or in two nodes' tables, pays the sum.
+
+Where the unit of privacy is a whole organisation, neighbours differ in all that one of them adds, and it pays
+for everything: statistics, training and evaluation add up.
 """
 
 import logging
@@ -31,18 +34,22 @@ import dp_accounting  # type: ignore[import-untyped]
 from dp_accounting.pld import PLDAccountant  # type: ignore[import-untyped]
 from dp_accounting.rdp import RdpAccountant  # type: ignore[import-untyped]
 
-from p2pfl.gossip.records import plain, read_record
+from p2pfl.gossip.records import added, plain, read_record
 
-Subject = Literal["train", "test"]
-Kind = Literal["distributed", "local"]
+Subject = Literal["train", "test", "organisation"]
+Kind = Literal["distributed", "local", "organisation"]
 
 STATISTICS_SHARE = 1 / 3
 """Part of epsilon that one statistics round may cost by itself; measured best on benchmarks/heart_disease.py,
-flat around it.
+flat around it. Where an organisation pays for its evaluations too, they may cost as much.
 """
 EVALUATIONS = 2
 """Evaluation rounds that the budget pays for: one, and one more should the first be lost."""
 _MOST_RELEASES = 1 << 20
+_TICKS = 10_000
+"""Noise multipliers are multiples of one part in so many."""
+_LEAST_TICKS = 100
+"""Less noise hides nothing, and its privacy loss overflows; a very large delta would ask for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +59,10 @@ class Mechanism:
 
     ``noise_multiplier`` z: standard deviation of the noise over the L2 sensitivity, against the assumed
     ``colluders``. ``sampling_rate``: probability that a record is in the sample; 1 means all are. ``kind``:
-    "distributed" if the members' shares of noise make up z together, "local" if this node added all of it.
-    ``members``, ``minimum_survivors``: of the group whose secret sum carried it; they matter to the collusion
-    ladder only.
+    "distributed" if the members' shares of noise make up z together, "local" if this node added all of it,
+    "organisation" as "distributed", but a neighbour lacks all of this node's records. ``members``,
+    ``minimum_survivors``: of the group whose secret sum carried it. ``spent``: how many of these members
+    had no budget left, so that nobody counted on their noise. The group matters to the collusion ladder only.
     """
 
     stage: str
@@ -66,25 +74,33 @@ class Mechanism:
     members: int
     minimum_survivors: int
     colluders: int
+    spent: int = added(0)
 
     def __post_init__(self) -> None:
-        noised = 0 < self.noise_multiplier < math.inf and 0 < self.sampling_rate <= 1
-        if not (noised and self.count > 0 and 0 <= self.colluders < self.minimum_survivors <= self.members):
+        noised = 0 < self.noise_multiplier < math.inf and 0 < self.sampling_rate <= 1 and self.count > 0
+        grouped = 0 <= self.colluders < self.counted <= self.minimum_survivors <= self.members
+        if not (noised and grouped and (self.kind == "organisation") == (self.subject == "organisation")):
             raise ValueError("not a release that can be accounted for")
+
+    @property
+    def counted(self) -> int:
+        """Shares of noise that any sum that is opened has at least, colluders' included."""
+        return self.minimum_survivors - self.spent
 
     def against(self, colluders: int) -> float:
         """The noise multiplier that is left if ``colluders`` members of the group pool what they know.
 
-        In a sum opened by at least u survivors, u - c' of them honest, each with a share of z / sqrt(u - c),
-        it is z sqrt((u - c') / (u - c)); more than z is never claimed. That holds while colluders cannot get
-        two sums of one round opened, 2u > k + c' (:mod:`p2pfl.gossip.thresholds`). Beyond, what they learn
-        from several sums together may leave nothing but this node's own share.
+        In a sum opened by at least u survivors, of whom s have spent their budgets and c' collude, u - s - c'
+        have added a share of z / sqrt(u - s - c): it is z sqrt((u - s - c') / (u - s - c)); more than z is
+        never claimed, nor less than this node's own share. That holds while colluders cannot get two sums of
+        one round opened, 2u > k + c' (:mod:`p2pfl.gossip.thresholds`). Beyond, what they learn from several
+        sums together may leave nothing but that share.
         """
         if self.kind == "local" or colluders <= self.colluders:
             return self.noise_multiplier
         opens_once = 2 * self.minimum_survivors > self.members + colluders
-        honest = self.minimum_survivors - colluders if opens_once else 1
-        return self.noise_multiplier * math.sqrt(honest / (self.minimum_survivors - self.colluders))
+        honest = max(self.counted - colluders, 1) if opens_once else 1
+        return self.noise_multiplier * math.sqrt(honest / (self.counted - self.colluders))
 
     def to_canonical(self) -> object:
         """Texts and integers for :func:`p2pfl.gossip.canonical.pack`; floats as their exact ``repr``."""
@@ -172,40 +188,83 @@ class Multipliers:
     evaluation: float
 
 
-def calibrate(limit: float, delta: float, releases: int, sampling_rate: float) -> Multipliers:
+def calibrate(
+    limit: float, delta: float, releases: int, sampling_rate: float, kind: Kind = "distributed"
+) -> Multipliers:
     """The least noise, rounded up to four decimals, with which a whole run costs at most epsilon = ``limit``
     at ``delta``.
 
     Training records pay for one statistics round and for ``releases`` gradient sums (rounds in mode
     distributed, rounds times local steps in mode local) sampled at ``sampling_rate``; test records pay for
     :data:`EVALUATIONS` evaluations. The same multipliers serve both modes: z is the noise that the adversary
-    faces, whoever adds it.
+    faces, whoever adds it. Of ``kind`` organisation, one organisation pays for all of that.
     """
     statistics = _least_multiplier(lambda z: ((z, 1.0, 1),), STATISTICS_SHARE * limit, delta)
-    training = _least_multiplier(
-        lambda z: _merged([(statistics, 1.0, 1), (z, sampling_rate, releases)]), limit, delta
+    whole = kind == "organisation"
+    evaluation = _least_multiplier(
+        lambda z: ((z, 1.0, EVALUATIONS),), STATISTICS_SHARE * limit if whole else limit, delta
     )
-    evaluation = _least_multiplier(lambda z: ((z, 1.0, EVALUATIONS),), limit, delta)
+    besides = [(statistics, 1.0, 1), *([(evaluation, 1.0, EVALUATIONS)] if whole else [])]
+    training = _least_multiplier(lambda z: _merged([*besides, (z, sampling_rate, releases)]), limit, delta)
     return Multipliers(training, statistics, evaluation)
 
 
 def _least_multiplier(releases: Callable[[float], _Releases], limit: float, delta: float) -> float:
-    """The smallest multiple of 10^-4 whose ``releases`` cost at most ``limit``."""
-    step = 10_000
+    """The smallest multiple of 1 / _TICKS, from _LEAST_TICKS on, whose ``releases`` cost at most ``limit``.
 
-    def fits(ticks: int) -> bool:
-        return _pld(releases(ticks / step), delta) <= limit
+    By false position on the logarithms, in which epsilon falls almost along a line (Illinois rule): a PLD
+    takes up to a second.
+    """
 
-    low, high = 0, step  # low never fits, high does
-    while not fits(high):
-        low, high = high, 2 * high
-    while low == 0 and high > 1 and fits(high // 2):
-        high //= 2
-    low = max(low, high // 2)
+    def excess(ticks: int) -> float:
+        """Positive if too little noise."""
+        cost = _pld(releases(ticks / _TICKS), delta)
+        return math.log(min(max(cost / limit, 1e-9), 1e9))
+
+    low, high, above, below = _bracket(excess, _guessed_ticks(releases, limit, delta))
+    last = 0
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return high / step
+        guess = low * (high / low) ** (above / (above - below))
+        middle = min(max(round(guess), low + 1), high - 1)
+        found = excess(middle)
+        if found > 0:
+            low, above = middle, found
+            below /= 2 if last > 0 else 1
+        else:
+            high, below = middle, found
+            above /= 2 if last < 0 else 1
+        last = 1 if found > 0 else -1
+    return high / _TICKS
+
+
+def _bracket(excess: Callable[[int], float], start: int) -> tuple[int, int, float, float]:
+    """Ticks of too little and of enough noise, not far apart around ``start``, and their excesses."""
+    low = high = start
+    above = below = excess(start)
+    stride = 9 / 8
+    while above <= 0 and low > _LEAST_TICKS:
+        high, below = low, above
+        low, stride = max(_LEAST_TICKS, min(low - 1, int(low / stride))), stride**2
+        above = excess(low)
+    if above <= 0:
+        return low - 1, low, 1.0, above
+    while below > 0:
+        low, above = high, below
+        high, stride = max(high + 1, int(high * stride)), stride**2
+        below = excess(high)
+    return low, high, above, below
+
+
+def _guessed_ticks(releases: Callable[[float], _Releases], limit: float, delta: float) -> int:
+    """About the ticks that :func:`_least_multiplier` finds, by bisection of the Gaussian limit."""
+    low, high = 0.0, 1.0
+    while _gaussian_limit(releases(high), delta) > limit and high < 1 << 40:
+        low, high = high, 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        fits = _gaussian_limit(releases(middle), delta) <= limit
+        low, high = (low, middle) if fits else (middle, high)
+    return max(_LEAST_TICKS, round(high * _TICKS))
 
 
 def _releases(mechanisms: Iterable[Mechanism], subject: Subject, colluders: int | None) -> _Releases:
@@ -254,16 +313,19 @@ def _interval(releases: _Releases, delta: float) -> float:
     """Grid of the privacy loss: dp-accounting's own 10^-4, coarser for epsilons beyond four, where it would
     take minutes.
 
-    Any grid gives an upper bound. The size of epsilon is guessed from the Gaussian limit (Dong, Roth, Su
-    2022, Corollary 5.4).
+    Any grid gives an upper bound.
     """
-    squares = [
+    grid: float = 10.0 ** (max(0, math.ceil(math.log10(_gaussian_limit(releases, delta) / 4))) - 4)
+    return grid
+
+
+def _gaussian_limit(releases: _Releases, delta: float) -> float:
+    """About epsilon: as if the privacy loss were normal (Dong, Roth, Su 2022, Corollary 5.4)."""
+    square = sum(
         count * min(rate**2 * math.expm1(min(multiplier**-2, 700.0)), multiplier**-2)
         for multiplier, rate, count in releases
-    ]
-    guess = sum(squares) / 2 + math.sqrt(2 * sum(squares) * math.log(1 / delta))
-    grid: float = 10.0 ** (max(0, math.ceil(math.log10(guess / 4))) - 4)
-    return grid
+    )
+    return square / 2 + math.sqrt(2 * square * math.log(1 / delta))
 
 
 def _composed(releases: _Releases) -> dp_accounting.DpEvent:

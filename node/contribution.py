@@ -13,7 +13,8 @@ from p2pfl.node.privacy import StagePlan, noise_source
 
 
 class LazyContribution:
-    """``values`` as ``plan`` encodes and noises them in ``group``; without noise if ``group`` is None.
+    """``values`` as ``plan`` encodes and noises them in ``group``, in which ``spent`` members have no budget
+    left; without noise if ``group`` is None.
 
     Shaped like the vector over the ring that it stands for, and gives it out in slices, in order: the same
     elements however it is cut. ``values`` must stay as they are until the last slice. Raises ValueError for a
@@ -26,9 +27,12 @@ class LazyContribution:
         plan: StagePlan,
         group: Thresholds | None,
         random: RandomBytes,
+        spent: int = 0,
     ) -> None:
         self._encoder = Encoder(values, plan.encoding, random)
-        self._noise: Samples | None = None if group is None else noise_source(plan, group, random)
+        self.sigma = 0.0 if group is None else plan.sigma(group, spent)
+        """Standard deviation of the noise, in grid steps."""
+        self._noise: Samples | None = None if group is None else noise_source(plan, group, random, spent)
 
     def __len__(self) -> int:
         return len(self._encoder)
@@ -52,5 +56,5 @@ class LazyContribution:
         """The next elements. Raises ValueError unless ``part`` starts where the last one ended."""
         encoded = self._encoder[part]
         if self._noise is not None:
-            encoded += self._noise.take(len(encoded)).astype(encoded.dtype)
+            self._noise.add_to(encoded)
         return encoded

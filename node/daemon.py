@@ -200,12 +200,11 @@ class Node:
     def _make_learner(self, manifest: Manifest) -> Learner:
         records = self._prepared.records or load_records(self._config, manifest.task)
         train = records.train
-        log.info("%d records to learn from, %d left out because a cell is missing", len(train), train.dropped)
-        if len(set(train.labels.tolist())) == 1:
-            log.warning(
-                "every record has the same label: check task.positive against the column %s",
-                manifest.task.label,
-            )
+        log.info(
+            "%d records to learn from, %d %s left out", len(train), train.dropped, manifest.task.left_out
+        )
+        if train.has_one_label:
+            log.warning("every record has the same label: check the data against the manifest's task")
         trainer = Trainer(manifest, train, records.test, system_random)
         budget = Budget(manifest.privacy, self._store.mechanisms())
         return Learner(manifest, trainer, self._store, budget, system_random)

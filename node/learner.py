@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.crypto.ring import decode
 from p2pfl.gossip.errors import LocalProtocolError
-from p2pfl.gossip.events import Completed, Prepared, Skipped
+from p2pfl.gossip.events import Completed, Contribute, Prepared, Skipped
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.gossip.messages import Limits
-from p2pfl.gossip.thresholds import Thresholds
 from p2pfl.node.contribution import LazyContribution
 from p2pfl.node.privacy import Budget, StagePlan, stage_plan
 from p2pfl.node.released import Released
@@ -190,7 +189,9 @@ class Learner:
             return None
         self._pending = _Pending(round, stage, *self._local_work(stage))
         digest = b"\0" * 32 if self.released is None else self.released.digest
-        return Prepared(round, stage, len(self._pending.values), digest, self._plan(stage).encoding.ring)
+        plan = self._plan(stage)
+        spent = plan.charged and stage != "mixing" and not self._pending.charged
+        return Prepared(round, stage, len(self._pending.values), digest, plan.encoding.ring, spent)
 
     def _local_work(self, stage: str) -> tuple[NDArray[np.float64], bool]:
         """The vector this node would contribute, and whether it touches records (and so costs epsilon)."""
@@ -215,23 +216,41 @@ class Learner:
         known = "statistics" if stage == "mixing" else stage
         return stage_plan(self._manifest, known, self._trainer.dimension(known))
 
-    def contribute(self, round: int, thresholds: Thresholds) -> LazyContribution:
+    def contribute(self, effect: Contribute) -> LazyContribution:
         """Charge the ledger for the pending vector, and only then hand it out, to be encoded and noised as it
         is taken.
+
+        Without our records if too few members of the roster have a budget to hide them.
         """
-        pending = self._pending
-        if pending is None or pending.round != round:
-            raise LocalProtocolError(f"round {round} asks for a contribution that was not prepared")
+        pending, group, spent = self._pending, effect.thresholds, effect.spent
+        if pending is None or pending.round != effect.round:
+            raise LocalProtocolError(f"round {effect.round} asks for a contribution that was not prepared")
         self._pending = None
         plan = self._plan(pending.stage)
-        group = None if pending.stage == "mixing" else thresholds
-        contribution = LazyContribution(pending.values, plan, group, self._random)
-        mechanism = plan.mechanism(thresholds) if pending.charged and plan.charged else None
-        self._store.charge(round, mechanism)
+        if not plan.hides(group, spent):
+            pending, spent = self._without_records(pending, spent), 0
+        shared = None if pending.stage == "mixing" else group
+        contribution = LazyContribution(pending.values, plan, shared, self._random, spent)
+        mechanism = plan.mechanism(group, spent) if pending.charged and plan.charged else None
+        self._store.charge(effect.round, mechanism, effect.members)
         if mechanism is not None:
             self._budget.spend(mechanism)
         self._contributed = contribution
         return contribution
+
+    def _without_records(self, pending: _Pending, spent: int) -> _Pending:
+        """``pending`` for a sum in which too few members have a budget for their noise to hide a record."""
+        if not pending.charged:
+            return pending
+        log.warning(
+            "round %d: our records stay out; the privacy budgets of %d members are spent, too many",
+            pending.round,
+            spent,
+        )
+        values = np.zeros(len(pending.values))
+        if pending.stage == "training" and self.released is not None:
+            values = self.released.parameters.copy()
+        return replace(pending, values=values, charged=False)
 
     # -- after the sum
     def completed(self, effect: Completed) -> None:

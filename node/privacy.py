@@ -2,10 +2,11 @@
 
 A round is one secure sum. What one record can change in this node's vector is bounded here, per stage, for
 records added or removed (``sensitivity``, L2); noise of ``noise_multiplier`` times that makes the sum a
-Gaussian mechanism. Three modes:
+Gaussian mechanism. Four modes:
 
     distributed   every member adds a share of the noise after encoding; only the sum carries all of it
     local         this node adds all of it: to every gradient step, and to statistics and evaluation
+    organisation  as distributed, but what a whole organisation can change is bounded, and hidden
     none          no noise, and no epsilon
 
 Noise is integer noise on a grid, from a cryptographic stream, so no floating-point side channel exists
@@ -25,7 +26,8 @@ for eight such errors in each of two neighbours within 1 + 2^-15, which stands f
 
 Shares of noise. A sum is opened only over at least u = minimum survivors, of whom at most c collude. u - c
 honest shares of standard deviation sigma / sqrt(u - c) make up sigma (Truex et al. 2019). More survivors only
-add noise.
+add noise. Of members whose budgets are spent nobody counts on the noise: with s of them, u - s - c shares of
+sigma / sqrt(u - s - c) do.
 """
 
 import math
@@ -40,7 +42,7 @@ from p2pfl.crypto.discrete_gaussian import LARGEST_SIGMA, DiscreteGaussian, Samp
 from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.crypto.ring import RING_16, RING_32, Encoding, largest_fraction_bits
 from p2pfl.gossip.errors import LocalProtocolError
-from p2pfl.gossip.manifest import GroupSpec, Manifest, PrivacySpec
+from p2pfl.gossip.manifest import GroupSpec, Manifest, PrivacySpec, TrainingSpec
 from p2pfl.gossip.thresholds import Thresholds, thresholds
 from p2pfl.node.accountant import Mechanism, Spent, Subject, calibrate, epsilon, releases_within
 from p2pfl.node.errors import PrivacyError
@@ -85,8 +87,10 @@ _RESOLVED: Final = 2.0**34
 """
 _HEADROOM: Final = 8.0
 """Standard deviations of a sum's noise that fit between its largest value and where it wraps."""
+_BLOCK: Final = 1 << 15
+"""Elements of a gradient noised at a time, so that all passes but the first find them in the cache."""
 
-Mode = Literal["distributed", "local", "none"]
+Mode = Literal["distributed", "local", "organisation", "none"]
 STAGES: Final = ("statistics", "training", "evaluation")
 
 
@@ -94,9 +98,10 @@ STAGES: Final = ("statistics", "training", "evaluation")
 class StagePlan:
     """How one stage's vector is encoded, noised and charged; the same at every member.
 
-    ``sensitivity``: L2 norm of what one record adds to a release, before encoding. ``noise_multiplier``: z,
-    standard deviation over sensitivity. ``sampling_rate``: probability that a record takes part.
-    ``releases_per_round``: noised sums that a round is made of.
+    ``sensitivity``: L2 norm of what one record (in mode organisation, all records of a member together) adds
+    to a release, before encoding. ``noise_multiplier``: z, standard deviation over sensitivity.
+    ``sampling_rate``: probability that a record takes part. ``releases_per_round``: noised sums that a round
+    is made of.
     """
 
     stage: str
@@ -115,19 +120,33 @@ class StagePlan:
 
     @property
     def subject(self) -> Subject:
-        """Whose records it is about."""
+        """Whose records it is about, or that it is about all that an organisation has."""
+        if self.mode == "organisation":
+            return "organisation"
         return "test" if self.stage == "evaluation" else "train"
 
-    def sigma(self, group: Thresholds) -> float:
-        """Standard deviation, in grid steps, of what each member adds to its encoded vector; 0 if nothing."""
+    def sigma(self, group: Thresholds, spent: int = 0) -> float:
+        """Standard deviation, in grid steps, of what each member adds to its encoded vector; 0 if nothing.
+
+        ``spent`` members of ``group`` have no budget left, and nobody counts on their noise. Only if it
+        :meth:`hides`.
+        """
         if not _noised_in_the_sum(self.mode, self.stage):
             return 0.0
         whole = _grid_sigma(
             self.noise_multiplier, self.sensitivity, self.encoding.fraction_bits, self.dimension
         )
-        return whole * _share(self.mode, group)
+        return whole * _share(self.mode, group, spent)
 
-    def mechanism(self, group: Thresholds) -> Mechanism:
+    def hides(self, group: Thresholds, spent: int) -> bool:
+        """Whether a round in ``group`` can carry its noise if that of ``spent`` members does not count.
+
+        If not, nobody in it may contribute its records. Every member finds the same.
+        """
+        counts = group.minimum_survivors - spent > group.colluders
+        return self.mode in ("local", "none") or (counts and self.sigma(group, spent) <= LARGEST_SIGMA)
+
+    def mechanism(self, group: Thresholds, spent: int = 0) -> Mechanism:
         """The ledger entry for one round in ``group``. Raises LocalProtocolError in mode none: no ledger."""
         if self.mode == "none":
             raise LocalProtocolError("mode none charges nothing")
@@ -141,6 +160,7 @@ class StagePlan:
             members=group.members,
             minimum_survivors=group.minimum_survivors,
             colluders=group.colluders,
+            spent=0 if self.mode == "local" else spent,
         )
 
 
@@ -159,8 +179,9 @@ def dimension(manifest: Manifest, stage: str) -> int:
 def stage_plan(manifest: Manifest, stage: str, dimension: int) -> StagePlan:
     """The plan of ``stage`` for vectors of ``dimension`` entries.
 
-    Raises PrivacyError if the ring has no grid on which the manifest's noise can be drawn, LocalProtocolError
-    for another stage.
+    In mode organisation a member's vector is that of one record: of statistics and evaluation the mean over
+    its records, of training its update, clipped. Raises PrivacyError if the ring has no grid on which the
+    manifest's noise can be drawn, LocalProtocolError for another stage.
     """
     privacy, training, groups = manifest.privacy, manifest.training, manifest.groups
     limit, ring, rate, releases = float(MAX_RECORDS), RING_32, 1.0, 1
@@ -170,10 +191,8 @@ def stage_plan(manifest: Manifest, stage: str, dimension: int) -> StagePlan:
             multiplier = privacy.statistics_noise_multiplier
             sensitivity = math.sqrt(1 + 1.25 * _numeric_columns(manifest))
         case "training":
-            # A step is x - (lr / b) Σ clip(gradient, C).
             multiplier, limit, ring = privacy.noise_multiplier, training.parameter_limit, training.ring
-            sensitivity = training.learning_rate / training.expected_batch * privacy.clip_norm
-            rate, releases = training.sampling_rate, training.local_steps
+            sensitivity, rate, releases = _training(privacy.mode, training, privacy.clip_norm)
         case "evaluation":
             # A record adds (correct, 1, min(loss, LOSS_CAP)).
             multiplier = privacy.evaluation_noise_multiplier
@@ -183,6 +202,15 @@ def stage_plan(manifest: Manifest, stage: str, dimension: int) -> StagePlan:
     encoding = Encoding(largest_fraction_bits(2 * groups.size - 1, limit, ring), limit, ring)
     plan = StagePlan(stage, privacy.mode, dimension, encoding, sensitivity, multiplier, rate, releases)
     return _covered(plan, groups) if _noised_in_the_sum(privacy.mode, stage) else plan
+
+
+def _training(mode: Mode, training: TrainingSpec, clip_norm: float) -> tuple[float, float, int]:
+    """What training adds to a sum: sensitivity, sampling rate, and releases in a round."""
+    if mode == "organisation":
+        return clip_norm, 1.0, 1  # x + clip(update, C), however many steps it took and records they saw
+    # A step is x - (lr / b) Σ clip(gradient, C).
+    step = training.learning_rate / training.expected_batch * clip_norm
+    return step, training.sampling_rate, training.local_steps
 
 
 def _covered(plan: StagePlan, groups: GroupSpec) -> StagePlan:
@@ -213,9 +241,9 @@ def noise(plan: StagePlan, group: Thresholds, random: RandomBytes) -> NDArray[np
     return np.zeros(plan.dimension, np.int64) if source is None else source.take(plan.dimension)
 
 
-def noise_source(plan: StagePlan, group: Thresholds, random: RandomBytes) -> Samples | None:
+def noise_source(plan: StagePlan, group: Thresholds, random: RandomBytes, spent: int = 0) -> Samples | None:
     """Where :func:`noise` comes from, to be taken piece by piece; None if it is all zeros."""
-    sigma = plan.sigma(group)
+    sigma = plan.sigma(group, spent)
     return None if sigma == 0 else Samples(DiscreteGaussian(sigma), plan.dimension, random)
 
 
@@ -226,11 +254,23 @@ class StepNoise:
     fraction_bits: int
     sigma: float
 
-    def apply(self, total: NDArray[np.float64], random: RandomBytes) -> NDArray[np.float64]:
-        """``total``, rounded to the nearest grid point and noised; float64 of the same shape."""
-        scaled = np.rint(np.ldexp(total, self.fraction_bits)).astype(np.int64)
-        noised = scaled + DiscreteGaussian(self.sigma).sample(len(scaled), random)
-        return np.ldexp(noised.astype(np.float64), -self.fraction_bits)
+    def apply(
+        self, total: NDArray[np.float64] | NDArray[np.float32], random: RandomBytes
+    ) -> NDArray[np.float64]:
+        """``total``, shape (dimension,), rounded to the nearest grid point and noised; a fresh float64 array.
+
+        Exact: what comes out is a whole number of grid steps, far below 2^53 for the sum of any 2^20 clipped
+        records.
+        """
+        noised = np.empty(len(total), np.float64)
+        source = Samples(DiscreteGaussian(self.sigma), len(total), random)
+        for at in range(0, len(total), _BLOCK):
+            block = noised[at : at + _BLOCK]
+            np.multiply(total[at : at + _BLOCK], math.ldexp(1.0, self.fraction_bits), out=block)
+            np.rint(block, out=block)
+            source.add_to(block)
+            np.multiply(block, math.ldexp(1.0, -self.fraction_bits), out=block)
+        return noised
 
 
 def step_noise(manifest: Manifest, dimension: int) -> StepNoise:
@@ -298,8 +338,8 @@ def calibrated(draft: Manifest) -> Manifest:
     privacy, training = draft.privacy, draft.training
     if privacy.mode == "none":
         return draft
-    releases = training.rounds * training.local_steps
-    found = calibrate(privacy.epsilon, privacy.delta, releases, training.sampling_rate)
+    _, rate, releases = _training(privacy.mode, training, privacy.clip_norm)
+    found = calibrate(privacy.epsilon, privacy.delta, training.rounds * releases, rate, privacy.mode)
     manifest = replace(
         draft,
         privacy=replace(
@@ -322,12 +362,12 @@ def _numeric_columns(manifest: Manifest) -> int:
 
 def _noised_in_the_sum(mode: Mode, stage: str) -> bool:
     """Whether noise is added to the encoded vector, and not before (each local step) or not at all."""
-    return mode == "distributed" or (mode == "local" and stage != "training")
+    return mode in ("distributed", "organisation") or (mode == "local" and stage != "training")
 
 
-def _share(mode: Mode, group: Thresholds) -> float:
+def _share(mode: Mode, group: Thresholds, spent: int = 0) -> float:
     """What part of the noise's standard deviation one member of ``group`` adds."""
-    return 1 / math.sqrt(group.minimum_survivors - group.colluders) if mode == "distributed" else 1.0
+    return 1.0 if mode == "local" else 1 / math.sqrt(group.minimum_survivors - spent - group.colluders)
 
 
 def _grid_sigma(multiplier: float, sensitivity: float, bits: int, dimension: int) -> float:

@@ -169,7 +169,7 @@ class Rounds:
         return self._learner.trained or alike >= self._agreeing
 
     async def contribute(self, effect: Contribute) -> Contribution:
-        values = await self._thread(lambda: self._learner.contribute(effect.round, effect.thresholds))
+        values = await self._thread(lambda: self._learner.contribute(effect))
         # Out of date from now on, and slow to compute: shown again when the programme is over.
         self._status.epsilon = self._status.epsilon_rdp = None
         self._status.ladder = []

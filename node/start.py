@@ -17,8 +17,7 @@ from p2pfl.node.identity_file import load_identity
 from p2pfl.node.joining import known_federation
 from p2pfl.node.lock import locked
 from p2pfl.node.store import Store
-from p2pfl.node.training.rows import open_rows
-from p2pfl.node.training.table import Table, load_table
+from p2pfl.node.training.table import Table, check_readable, load_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,8 @@ def _check_joining(config: NodeConfig) -> None:
         )
     for key, path in (("data.train", config.data_train), ("data.test", config.data_test)):
         if path is not None:
-            with _blaming(key), open_rows(path):
-                pass
+            with _blaming(key):
+                check_readable(path)
 
 
 @contextmanager

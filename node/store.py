@@ -61,6 +61,19 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """One entry of the ledger: this node contributed to the sum of ``round``.
+
+    ``mechanism``: what that released about its records, None if nothing. ``recipients``: the members of the
+    roster, who may learn the sum, this node included; empty if it was written down before they were.
+    """
+
+    round: int
+    mechanism: Mechanism | None
+    recipients: tuple[PeerId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RoundOutcome:
     """How one round ended here. ``reason`` is empty when it completed; ``survivors`` is empty when it was
     skipped. ``evaluation``: of a completed evaluation, the sums (correct, total, loss) over the group.
@@ -207,22 +220,26 @@ class Store:
             self._database.parsed("journal", row, parse, body) for row, body in self._journal.entries(kind)
         ]
 
-    def charge(self, round: int, mechanism: Mechanism | None) -> None:
-        """Write down that this node contributes to ``round``, and what that costs; None if it costs nothing.
+    def charge(self, round: int, mechanism: Mechanism | None, recipients: Sequence[PeerId] = ()) -> None:
+        """Write down that this node contributes to ``round``, what that costs (None if nothing), and who may
+        learn the sum.
 
         Must return before the data it covers leaves the node: after a crash the round is known to be used up.
         """
         cost = None if mechanism is None else mechanism.to_canonical()
-        self._journal.append("contribution", pack([round, cost]))
+        self._journal.append("contribution", pack([round, cost, list(recipients)]))
+
+    def charges(self) -> list[Charge]:
+        """The ledger, oldest first."""
+        return self._entries("contribution", _charge)
 
     def mechanisms(self) -> list[Mechanism]:
         """Every mechanism event ever charged, oldest first."""
-        contributions = self._entries("contribution", _contribution)
-        return [mechanism for _, mechanism in contributions if mechanism is not None]
+        return [charge.mechanism for charge in self.charges() if charge.mechanism is not None]
 
     def last_contribution(self) -> int:
         """The latest round that this node may have sent masked data in; -1 if none."""
-        return max((round for round, _ in self._entries("contribution", _contribution)), default=-1)
+        return max((charge.round for charge in self.charges()), default=-1)
 
     def record_round(self, outcome: RoundOutcome) -> None:
         """Write down how a round ended."""
@@ -352,12 +369,11 @@ def _federation(body: bytes) -> bytes:
             raise ValueError("not a federation")
 
 
-def _contribution(raw: bytes) -> tuple[int, Mechanism | None]:
+def _charge(raw: bytes) -> Charge:
     match _fields(raw):
-        case [int(round), None]:
-            return round, None
-        case [int(round), dict(mechanism)]:
-            return round, Mechanism.from_canonical(mechanism)
+        case [int(round), dict() | None as cost, list(recipients)]:
+            mechanism = None if cost is None else Mechanism.from_canonical(cost)
+            return Charge(round, mechanism, _peers(recipients))
     raise ValueError("not a contribution")
 
 

@@ -3,21 +3,28 @@
 from collections.abc import Iterator
 from typing import TextIO
 
-from p2pfl.gossip.manifest import GroupSpec, Manifest
+from p2pfl.gossip.manifest import (
+    ConvolutionalModel,
+    DenseModel,
+    GroupSpec,
+    ImageTask,
+    Manifest,
+    ModelSpec,
+    SequenceModel,
+    TabularTask,
+    TaskSpec,
+    TextTask,
+)
 from p2pfl.terminal import alarm
 
 
 def explain(manifest: Manifest, stream: TextIO) -> Iterator[str]:
     """Lines that say what ``manifest`` agrees on; mode "none" is red if ``stream`` is a terminal."""
-    task, model, training = manifest.task, manifest.model, manifest.training
+    training = manifest.training
     yield f"name: {manifest.name}"
     yield f"who: {_who(manifest)}"
-    asked = f"whether {task.label} is {', '.join(task.positive)}"
-    columns = _counted(len(task.columns), "column")
-    yield f"task: {asked}, from {columns} ({_counted(task.features, 'feature')})"
-    layers = "".join(f" {width} →" for width in model.hidden)
-    parameters = _counted(model.parameters(task.features), "parameter")
-    yield f"model: {model.kind}, {task.features} →{layers} 1, {parameters}"
+    yield f"task: {_task(manifest.task)}"
+    yield f"model: {_model(manifest.model, manifest.task)}"
     steps = "one step" if training.local_steps == 1 else f"{training.local_steps} steps"
     yield (
         f"training: {training.rounds} rounds of {steps} each, every record in a step with probability"
@@ -32,6 +39,35 @@ def explain(manifest: Manifest, stream: TextIO) -> Iterator[str]:
         f"timing: a round ends after {timing.round_seconds:g} s at the latest;"
         f" newcomers enter every {timing.epoch_rounds} rounds"
     )
+
+
+def _task(task: TaskSpec) -> str:
+    match task:
+        case ImageTask():
+            size = f"{task.height} × {task.width} pixels of {_counted(task.channels, 'channel')}"
+            return f"which of {len(task.classes)} classes a picture shows, {size}"
+        case TextTask():
+            asked = f"the next of {len(task.alphabet)} characters, from up to {task.window} before it"
+            return f"{asked}; a record is a {task.record}"
+        case TabularTask(is_regression=True):
+            asked = f"{task.label}, a number from {task.low:g} to {task.high:g}"
+        case TabularTask(classes=()):
+            asked = f"whether {task.label} is {', '.join(task.positive)}"
+        case TabularTask():
+            asked = f"which of {len(task.classes)} classes {task.label} is"
+    return f"{asked}, from {_counted(len(task.columns), 'column')} ({_counted(task.features, 'feature')})"
+
+
+def _model(model: ModelSpec, task: TaskSpec) -> str:
+    match model:
+        case DenseModel():
+            layers = [task.features, *model.hidden, model.outputs]
+        case ConvolutionalModel():
+            layers = [task.features, *model.channels, *model.hidden, model.outputs]
+        case SequenceModel():
+            layers = [task.features, *([model.width] * model.layers), model.outputs]
+    parameters = _counted(model.parameters(task.features), "parameter")
+    return f"{model.kind}, {' → '.join(map(str, layers))}, {parameters}"
 
 
 def _who(manifest: Manifest) -> str:
@@ -58,17 +94,19 @@ def robustness(groups: GroupSpec) -> str:
 
 
 def privacy(manifest: Manifest, stream: TextIO) -> str:
-    """What one record is promised."""
+    """What one record, or one organisation, is promised."""
     spec = manifest.privacy
     if spec.mode == "none":
         return alarm("none: no epsilon holds; sums are secret, but the model may reveal records", stream)
-    holds = {
-        "distributed": f"if at most {manifest.groups.colluders} of a group collude",
-        "local": "even if all others collude",
-    }[spec.mode]
+    holds = f"if at most {manifest.groups.colluders} of a group collude"
+    whose, clipped = "every single record", "gradients"
+    if spec.mode == "local":
+        holds = "even if all others collude"
+    if spec.mode == "organisation":
+        whose, clipped = "all records of a member together", "a round's changes"
     return (
-        f"{spec.mode}: epsilon {spec.epsilon:g} at delta {spec.delta:g} for every single record, {holds};"
-        f" gradients clipped to {spec.clip_norm:g}, noise multipliers {spec.noise_multiplier:.4g} in"
+        f"{spec.mode}: epsilon {spec.epsilon:g} at delta {spec.delta:g} for {whose}, {holds};"
+        f" {clipped} clipped to {spec.clip_norm:g}, noise multipliers {spec.noise_multiplier:.4g} in"
         f" training, {spec.statistics_noise_multiplier:.4g} in statistics,"
         f" {spec.evaluation_noise_multiplier:.4g} in evaluation"
     )

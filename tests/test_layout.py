@@ -44,6 +44,8 @@ THIRD_PARTY = {
         "dp_accounting",
         "cryptography",
         "nacl",
+        "pyarrow",
+        "PIL",
     },
     "p2pfl": {"numpy"},
 }

@@ -25,7 +25,7 @@ from p2pfl.gossip import chunks, epoch, epoch_messages, evidence, exchange, mess
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.epoch_messages import commitment_to
-from p2pfl.gossip.manifest import PARAMETER_LIMIT, Manifest, ModelSpec, canonical_bytes, from_toml
+from p2pfl.gossip.manifest import PARAMETER_LIMIT, DenseModel, Manifest, canonical_bytes, from_toml
 from p2pfl.gossip.messages import (
     Masked,
     Plan,
@@ -400,7 +400,7 @@ _MULTIPLIERS = ("noise_multiplier", "statistics_noise_multiplier", "evaluation_n
 
 
 def model_example(given: Given) -> dict[str, str]:
-    model = Model(ModelSpec("mlp", (2,)), 3)
+    model = Model(DenseModel("mlp", (2,)), 3)
     parameters = model.initial(given.blob("federation"))
     layout = " ".join(f"{slot.name}:{slot.start}" for slot in model.layout)
     return {"layout": layout, "initial parameters": parameters.astype("<f8").tobytes().hex()}

@@ -1,120 +1,125 @@
 """Models as functions of one flat float64 vector. Torch stops at this folder: everybody else sees NumPy
 arrays.
 
-A model is a chain of linear layers with tanh between them (bounded activations lose less to gradient
-clipping: Papernot et al. 2021) and one logit at the end; logistic regression is the chain of length one.
+The vector is what a federation agrees on and averages; a torch module computes with it, in float64 for
+tables and in float32 elsewhere, where the vector is rounded on its way in.
 """
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.func import grad, vmap
-from torch.nn.functional import binary_cross_entropy_with_logits, linear
+from torch import Tensor, nn
 
 from p2pfl.crypto.labels import INITIAL_PARAMETERS
-from p2pfl.gossip.manifest import ModelSpec
+from p2pfl.gossip.manifest import DenseModel, ModelSpec
+from p2pfl.node.training.clipping import ClippedGradient, Slot
+from p2pfl.node.training.networks import network
+from p2pfl.node.training.objectives import Objective, TwoClasses
 
-_BLOCK_ELEMENTS = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where one array lies in the parameter vector."""
-
-    name: str
-    start: int
-    shape: tuple[int, ...]
-
-    @property
-    def stop(self) -> int:
-        return self.start + math.prod(self.shape)
+_BLOCK_ELEMENTS = 1 << 24
+_ROUNDING = {torch.float32: 2.0**-10, torch.float64: 2.0**-40}
+"""By how much, relative to the clip norm, rounding may let a record's part of a sum exceed it."""
 
 
 class Model:
-    """The model ``spec`` over ``features`` inputs."""
+    """The model ``spec`` over ``features`` inputs, trained for ``objective`` (default: two classes)."""
 
-    def __init__(self, spec: ModelSpec, features: int) -> None:
-        self.widths = (features, *spec.hidden, 1)
-        self.layout = tuple(_slots(self.widths))
-        self.dimension = self.layout[-1].stop
-        self._gradients = vmap(grad(self._loss), in_dims=(None, 0, 0))
+    def __init__(
+        self,
+        spec: ModelSpec,
+        features: int,
+        objective: Objective | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self._objective = objective or TwoClasses(hinge=spec.kind == "svm")
+        self._module = network(spec, features).to(dtype)
+        self._dtype = dtype
+        self._gradient = ClippedGradient(self._module, self._objective.losses)
+        self.block = max(1, _BLOCK_ELEMENTS // spec.activations(features))
+        """Records that are worked on at a time when nothing is learnt."""
+        self.layout: tuple[Slot, ...] = self._gradient.layout
+        self.dimension = self._gradient.dimension
 
     def initial(self, seed: bytes) -> NDArray[np.float64]:
         """Parameters to start from, float64 of shape (dimension,): the same on every platform for the same
         ``seed``.
 
-        Biases, and the last layer of all, are zero, so that the first prediction is 1/2 for every record.
-        Hidden weights are uniform in ±1/sqrt(inputs), from 53 bits each of SHAKE-256 over the seed.
+        Biases, and the last linear layer of all, are zero, so that the first prediction is the same for every
+        record; scales of normalisations are one. All others are uniform in ±1/sqrt(inputs), from 53 bits each
+        of SHAKE-256 over the seed.
         """
+        ones, zeros = self._constant_slots()
         parameters = np.zeros(self.dimension)
-        for slot in self.layout[:-2:2]:
-            count = slot.stop - slot.start
-            stream = hashlib.shake_256(INITIAL_PARAMETERS + b"\0" + slot.name.encode() + b"\0" + seed)
-            drawn = np.frombuffer(stream.digest(8 * count), "<u8") >> np.uint64(11)
-            uniform = drawn.astype(np.float64) * 2.0**-52 - 1.0
-            parameters[slot.start : slot.stop] = uniform / math.sqrt(slot.shape[1])
+        for slot in self.layout:
+            if slot.name in ones:
+                parameters[slot.start : slot.stop] = 1.0
+            elif slot.name not in zeros and len(slot.shape) > 1:
+                parameters[slot.start : slot.stop] = _uniform(slot, seed)
         return parameters
 
-    def logits(self, parameters: NDArray[np.float64], inputs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """float64, shape (n,): positive where the model takes the record for positive."""
+    def _constant_slots(self) -> tuple[set[str], set[str]]:
+        """Names of the weights that start as ones, and of those that start as zeros."""
+        modules = dict(self._module.named_modules())
+        norms = {
+            f"{name}.weight"
+            for name, module in modules.items()
+            if isinstance(module, nn.GroupNorm | nn.LayerNorm)
+        }
+        last = [name for name, module in modules.items() if isinstance(module, nn.Linear)][-1]
+        return norms, {f"{last}.weight"}
+
+    def outputs(self, parameters: NDArray[np.float64], inputs: NDArray[np.generic]) -> NDArray[np.float64]:
+        """What the network gives for each of n inputs: float64, (n,) for one output, else (n, …, outputs)."""
+        self._write(parameters)
         with torch.no_grad():
-            return _array(self._logits(torch.from_numpy(parameters), torch.from_numpy(inputs)))
+            blocks = [
+                self._module(self._tensor(inputs[start : start + self.block])).double()
+                for start in range(0, max(len(inputs), 1), self.block)
+            ]
+        found: NDArray[np.float64] = torch.cat(blocks).numpy()
+        return found
 
     def summed_gradient(
         self,
         parameters: NDArray[np.float64],
-        inputs: NDArray[np.float64],
-        labels: NDArray[np.float64],
+        inputs: NDArray[np.generic],
+        targets: NDArray[np.generic],
         clip_norm: float,
     ) -> NDArray[np.float64]:
         """Σ over records of clip(∇ loss, C) with clip(g, C) = g min(1, C / |g|): float64, shape (dimension,).
 
-        ``clip_norm`` C may be infinite. At most C per record in L2, whatever the record. Zero without
-        records.
+        ``clip_norm`` C may be infinite. At most C per record in L2, whatever the record and the rounding.
+        Zero without records.
         """
-        total = torch.zeros(self.dimension, dtype=torch.float64)
-        at = torch.from_numpy(parameters)
-        block = max(1, _BLOCK_ELEMENTS // self.dimension)
-        for start in range(0, len(labels), block):
-            part = slice(start, start + block)
-            gradients = self._gradients(at, torch.from_numpy(inputs[part]), torch.from_numpy(labels[part]))
-            # A zero gradient has C / |g| infinite, and is kept whole.
-            factors = torch.clamp(clip_norm / torch.linalg.vector_norm(gradients, dim=1), max=1.0)
-            total += factors @ gradients
-        return _array(total)
+        self._write(parameters)
+        least = clip_norm / (1 + _ROUNDING[self._dtype])
+        total: NDArray[np.float64] = (
+            self._gradient(self._tensor(inputs), self._tensor(targets), least).double().numpy()
+        )
+        return total
 
-    def _logits(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        values = inputs
-        for weight, bias in zip(self.layout[::2], self.layout[1::2], strict=True):
-            if weight.start:
-                values = torch.tanh(values)
-            values = linear(values, _read(parameters, weight), _read(parameters, bias))
-        return values.squeeze(-1)
+    def _write(self, parameters: NDArray[np.float64]) -> None:
+        self._gradient.write(torch.from_numpy(parameters).to(self._dtype))
 
-    def _loss(self, parameters: Tensor, inputs: Tensor, label: Tensor) -> Tensor:
-        return binary_cross_entropy_with_logits(self._logits(parameters, inputs), label)
+    def _tensor(self, values: NDArray[np.generic]) -> Tensor:
+        """Reals in the network's own precision, whole numbers as they are indexed with."""
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        return tensor.to(self._dtype if tensor.is_floating_point() else torch.int64)
 
 
-def _slots(widths: tuple[int, ...]) -> Iterator[Slot]:
-    start = 0
-    for layer, (inputs, outputs) in enumerate(pairwise(widths)):
-        for name, shape in ((f"{layer}.weight", (outputs, inputs)), (f"{layer}.bias", (outputs,))):
-            slot = Slot(name, start, shape)
-            start = slot.stop
-            yield slot
+def precision_for(spec: ModelSpec, features: int) -> torch.dtype:
+    """What ``spec`` computes in: float64 where that costs nothing that anybody notices."""
+    small = isinstance(spec, DenseModel) and spec.parameters(features) <= 1 << 16
+    return torch.float64 if small else torch.float32
 
 
-def _read(parameters: Tensor, slot: Slot) -> Tensor:
-    return parameters[slot.start : slot.stop].view(slot.shape)
-
-
-def _array(tensor: Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = tensor.numpy()
-    return array
+def _uniform(slot: Slot, seed: bytes) -> NDArray[np.float64]:
+    count = slot.stop - slot.start
+    stream = hashlib.shake_256(INITIAL_PARAMETERS + b"\0" + slot.name.encode() + b"\0" + seed)
+    drawn = np.frombuffer(stream.digest(8 * count), "<u8") >> np.uint64(11)
+    uniform = drawn.astype(np.float64) * 2.0**-52 - 1.0
+    scaled: NDArray[np.float64] = uniform / math.sqrt(math.prod(slot.shape[1:]))
+    return scaled

@@ -2,7 +2,8 @@
 
 Nobody learns another organisation's means; all use the same scale, which on the hospital data is worth more
 than any optimiser. Numeric columns only: whether a record has a level is 0 or 1 already, and statistics of it
-would cost noise in all the others.
+would cost noise in all the others. A missing number counts as the middle of its declared range in the
+statistics, and is their mean in the inputs; what its absence means is learnt by its indicator.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pfl.gossip.manifest import TaskSpec
+from p2pfl.gossip.manifest import TabularTask
 from p2pfl.node.training.table import Table
 
 INPUT_LIMIT = 8.0
@@ -29,7 +30,7 @@ class Standardiser:
 
     @classmethod
     def from_statistics(
-        cls, task: TaskSpec, statistics: NDArray[np.float64], *, noised: bool
+        cls, task: TabularTask, statistics: NDArray[np.float64], *, noised: bool
     ) -> "Standardiser":
         """Read ``statistics``, a sum of :func:`statistics_of` over members, or any multiple of it.
 
@@ -56,10 +57,12 @@ class Standardiser:
 
     def inputs(self, table: Table) -> NDArray[np.float64]:
         """What the model sees of ``table``: float64, shape (n, features), within ±INPUT_LIMIT."""
-        return np.clip((table.features - self.mean) / self.scale, -INPUT_LIMIT, INPUT_LIMIT)
+        inputs = (table.features.astype(np.float64) - self.mean) / self.scale
+        np.nan_to_num(inputs, copy=False, nan=0.0)
+        return np.clip(inputs, -INPUT_LIMIT, INPUT_LIMIT, out=inputs)
 
 
-def statistics_of(task: TaskSpec, table: Table) -> NDArray[np.float64]:
+def statistics_of(task: TabularTask, table: Table) -> NDArray[np.float64]:
     """Σ over records of (1, u_1…u_m, u_1² - ½…u_m² - ½), with u in [-1, 1] the numeric columns over their
     declared ranges.
 
@@ -67,16 +70,19 @@ def statistics_of(task: TaskSpec, table: Table) -> NDArray[np.float64]:
     sqrt(1 + 1.25 m) instead of sqrt(1 + 2 m), and the noise with it.
     """
     middle, half = _ranges(task)
-    scaled = (table.features[:, numeric_features(task)] - middle) / half
+    scaled = (table.features[:, numeric_features(task)].astype(np.float64) - middle) / half
+    np.nan_to_num(scaled, copy=False, nan=0.0)
     return np.concatenate([[float(len(table))], scaled.sum(axis=0), (scaled**2 - 0.5).sum(axis=0)])
 
 
-def numeric_features(task: TaskSpec) -> NDArray[np.bool_]:
-    """Which features are numeric columns: bool, shape (features,)."""
-    return np.concatenate([np.full(column.features, column.kind == "numeric") for column in task.columns])
+def numeric_features(task: TabularTask) -> NDArray[np.bool_]:
+    """Which features are the values of numeric columns: bool, shape (features,)."""
+    features = [np.arange(column.features) == 0 for column in task.columns]
+    numeric = [column.kind == "numeric" for column in task.columns]
+    return np.concatenate([first & found for first, found in zip(features, numeric, strict=True)])
 
 
-def _ranges(task: TaskSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _ranges(task: TabularTask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Middle and half-width of every numeric column's declared range."""
     low, high = (
         np.array(

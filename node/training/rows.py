@@ -1,4 +1,5 @@
-"""CSV files, read by the manifest's rules; whatever breaks one is refused with file, line, column and remedy.
+"""Tables in files, read by the manifest's rules; whatever breaks one is refused with file, line, column and
+remedy.
 
 Strict on purpose: a cell that is quietly taken for something else would be found in nobody's logs.
 """
@@ -10,17 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from p2pfl.gossip.manifest import Column
+from p2pfl.gossip.manifest import Column, TabularTask
 from p2pfl.gossip.records import shown
 from p2pfl.node.errors import DataError, reason_of
+from p2pfl.node.training.parquet import PARQUET, parquet_rows
 
 
 class Rows:
     """The rows below the header, in order, each once; see :func:`open_rows`."""
 
-    def __init__(self, path: Path, file: TextIO) -> None:
+    def __init__(self, path: Path, numbered: Iterator[tuple[str, Sequence[str]]]) -> None:
+        """Every row, the header first, comes with what to call its place: ``line 3``."""
         self._path = path
-        self._reader = csv.reader(file, strict=True)
+        self._numbered = numbered
+        self._place = ""
         self.header = self._next()
         if not self.header:
             raise DataError(f"{path}: the file is empty", "the first line must name the columns")
@@ -43,7 +47,11 @@ class Rows:
 
     def _next(self) -> tuple[str, ...]:
         """The next row that is not empty; an empty one at the end."""
-        return tuple(cell.strip() for cell in next(filter(None, self._reader), ()))
+        for place, row in self._numbered:
+            if row:
+                self._place = place
+                return tuple(cell.strip() for cell in row)
+        return ()
 
     def position(self, name: str) -> int:
         """Where in a row the cell of column ``name`` is. Raises DataError unless the header has it once."""
@@ -53,44 +61,73 @@ class Rows:
             raise DataError(f"{self._path}, column {name}: {where} the header", hint)
         return self.header.index(name)
 
-    def features(self, columns: Sequence[Column], cells: Sequence[str]) -> list[float]:
-        """The features of the row read last, from its ``cells`` for ``columns``: see :class:`Table`."""
+    def features(self, task: TabularTask, cells: Sequence[str]) -> list[float] | None:
+        """The features of the row read last, from its ``cells`` for the task's columns: see :class:`Table`.
+
+        None if a cell is missing in a column where that means to leave out the row.
+        """
+        columns = list(zip(task.columns, cells, strict=True))
+        if any(cell in task.missing and column.missing == "drop" for column, cell in columns):
+            return None
         row: list[float] = []
-        for column, cell in zip(columns, cells, strict=True):
-            if column.kind == "numeric":
-                row.append(min(max(self._number(column, cell), column.low), column.high))
-            elif cell in column.levels:
-                row.extend(float(cell == level) for level in column.levels[1:])
-            else:
-                hint = f"the manifest declares: {', '.join(column.levels)}"
-                self.refuse(f"{shown(cell)} is not a declared level", hint, column.name)
+        for column, cell in columns:
+            found = self._features(column, cell, cell in task.missing)
+            if found is None:
+                return None
+            row.extend(found)
         return row
 
-    def _number(self, column: Column, cell: str) -> float:
+    def _features(self, column: Column, cell: str, missing: bool) -> list[float] | None:
+        numeric = column.kind == "numeric"
+        if not (numeric or missing or cell in column.levels):
+            if column.unknown == "refuse":
+                self.refuse_level(cell, column.levels, column.name)
+            missing = True
+        if missing and column.missing == "drop":
+            return None
+        if not numeric:
+            named = [float(cell == level and not missing) for level in column.levels[1:]]
+        elif missing:
+            named = [math.nan]
+        else:
+            named = [min(max(self.number(column.name, cell), column.low), column.high)]
+        return named if column.missing == "drop" else [*named, float(missing)]
+
+    def number(self, column: str, cell: str) -> float:
+        """The finite number in ``cell``, of ``column`` of the row read last."""
         try:
             number = math.nan if "_" in cell else float(cell)
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
             hint = "write numbers with a decimal point; task.missing of the manifest lists what means unknown"
-            self.refuse(f"{shown(cell)} is not a number", hint, column.name)
+            self.refuse(f"{shown(cell)} is not a number", hint, column)
         return number
+
+    def refuse_level(self, cell: str, levels: Sequence[str], column: str) -> NoReturn:
+        """Raise DataError: ``cell`` is none of ``levels``."""
+        hint = f"the manifest declares: {', '.join(levels)}"
+        self.refuse(f"{shown(cell)} is not a declared level", hint, column)
 
     def refuse(self, reason: str, hint: str, column: str = "") -> NoReturn:
         """Raise DataError about the row read last."""
         where = f", column {column}" if column else ""
-        raise DataError(f"{self._path}, line {self._reader.line_num}{where}: {reason}", hint)
+        raise DataError(f"{self._path}, {self._place}{where}: {reason}", hint)
 
 
 @contextmanager
 def open_rows(path: Path) -> Iterator[Rows]:
-    """Read the CSV file at ``path``: UTF-8, comma-separated, the names of its columns in the first line.
+    """Read the table at ``path``: Parquet, or else CSV, which is UTF-8, comma-separated, with the names of
+    its columns in the first line.
 
-    Raises DataError, also inside the block, if it cannot be read or is not that.
+    Raises DataError, also inside the block, if it cannot be read or is neither.
     """
     try:
+        if _starts_with(path, PARQUET):
+            yield Rows(path, parquet_rows(path))
+            return
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield Rows(path, file)
+            yield Rows(path, _csv_rows(file))
     except OSError as error:
         hint = "check the path and its permissions"
         raise DataError(f"{path}: cannot be read: {reason_of(error)}", hint) from None
@@ -99,3 +136,14 @@ def open_rows(path: Path) -> Iterator[Rows]:
     except csv.Error as error:
         hint = "save the table as plain comma-separated text"
         raise DataError(f"{path}: not valid CSV ({error})", hint) from None
+
+
+def _csv_rows(file: TextIO) -> Iterator[tuple[str, list[str]]]:
+    reader = csv.reader(file, strict=True)
+    for row in reader:
+        yield f"line {reader.line_num}", row
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic

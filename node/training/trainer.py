@@ -4,9 +4,14 @@ A step is x - (lr / b) Σ clip(gradient, C) over a Poisson sample, b a public co
 records takes a larger step, a mean over members is a step of pooled SGD, and no private record count is ever
 a denominator. Modes differ in where noise enters:
 
-    distributed   one step a round; noise is added after encoding, by :func:`p2pfl.node.privacy.noise`
-    local         several steps a round, each with all the noise of its own
-    none          several steps a round, neither clipped nor noised
+    distributed    one step a round; noise is added after encoding, by :func:`p2pfl.node.privacy.noise`
+    local          several steps a round, each with all the noise of its own
+    organisation   several plain steps a round; what they change together is clipped to C, and noised as in
+                   distributed
+    none           several steps a round, neither clipped nor noised
+
+In mode organisation the whole organisation is what a record is elsewhere. Its statistics and evaluation are
+means over its records: as large as one record's at most, whatever they hold and however many they are.
 """
 
 import math
@@ -16,19 +21,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto.randomness import RandomBytes
-from p2pfl.gossip.manifest import Manifest
+from p2pfl.gossip.manifest import ImageTask, Manifest, TabularTask
 from p2pfl.node.errors import ManifestProblem
 from p2pfl.node.privacy import LOSS_CAP, dimension, poisson_sample, step_noise
-from p2pfl.node.training.models import Model
+from p2pfl.node.training.images import scaled_pictures
+from p2pfl.node.training.models import Model, precision_for
+from p2pfl.node.training.objectives import objective
 from p2pfl.node.training.preprocessing import Standardiser, statistics_of
 from p2pfl.node.training.table import Table
+
+_BELOW = 1 - 2.0**-20
+"""What an update may use of the clip norm: far more is left than rounding costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Sums over test records; floats, because a sum with noise in it is no count.
 
-    ``loss``: of min(log loss, LOSS_CAP), in nats.
+    ``correct``: records whose class is right; where a number is predicted, Σ 1 - |error| / range; in text,
+    the records' shares of characters foreseen. ``loss``: of min(loss, LOSS_CAP), in the objective's
+    :attr:`~.objectives.Objective.unit`, one nat for two classes.
     """
 
     correct: float
@@ -59,11 +71,14 @@ class Trainer:
         self._train = train
         self._test = test
         self._random = random
-        self.model = Model(manifest.model, manifest.task.features)
+        features = manifest.task.features
+        self.objective = objective(manifest.task, manifest.model)
+        precision = precision_for(manifest.model, features)
+        self.model = Model(manifest.model, features, self.objective, precision)
         self._step_noise = (
             step_noise(manifest, self.model.dimension) if manifest.privacy.mode == "local" else None
         )
-        self._inputs: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._inputs: tuple[NDArray[np.float64], NDArray[np.generic]] | None = None
 
     def dimension(self, stage: str) -> int:
         """Length of the vector of ``stage``. Raises LocalProtocolError for a stage that is not this
@@ -77,7 +92,12 @@ class Trainer:
 
     def statistics(self) -> NDArray[np.float64]:
         """What the training records add to the sum of stage statistics."""
-        return statistics_of(self._manifest.task, self._train)
+        task = self._manifest.task
+        if isinstance(task, TabularTask):
+            sums = statistics_of(task, self._train)
+        else:
+            sums = np.array([float(len(self._train))])
+        return sums / len(self._train) if self._by_organisation else sums
 
     def contribution(
         self, parameters: NDArray[np.float64], statistics: NDArray[np.float64], *, train: bool = True
@@ -90,14 +110,24 @@ class Trainer:
         if not train:
             return model
         spec = self._manifest.training
+        kept = 1 - spec.learning_rate * spec.weight_decay
         with np.errstate(over="ignore", invalid="ignore"):
             for _ in range(spec.local_steps):
-                model -= spec.learning_rate / spec.expected_batch * self._step(model, statistics)
+                step = self._step(model, statistics)
+                model *= kept
+                model -= spec.learning_rate / spec.expected_batch * step
         if not np.isfinite(model).all():
             raise ManifestProblem(
                 "training diverged", "a lower training.learning_rate needs another federation"
             )
-        return model
+        return self._clipped_update(parameters, model) if self._by_organisation else model
+
+    def _clipped_update(self, start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``end``, or the point on the way there at a distance of clip_norm from ``start``."""
+        update = end - start
+        norm = float(np.linalg.norm(update))
+        clip_norm = self._manifest.privacy.clip_norm * _BELOW
+        return end if norm <= clip_norm else start + update * (clip_norm / norm)
 
     def mean(self, total: NDArray[np.float64], members: int) -> NDArray[np.float64]:
         """The model that follows from ``total``, the decoded sum of ``members`` contributions."""
@@ -108,7 +138,8 @@ class Trainer:
     ) -> NDArray[np.float64]:
         """What the test records add to the sum of stage evaluation: (correct, total, loss)."""
         result = self.evaluate(parameters, statistics)
-        return np.array([result.correct, result.total, result.loss])
+        sums = np.array([result.correct, result.total, result.loss])
+        return sums / result.total if self._by_organisation and result.total else sums
 
     def evaluate(
         self, parameters: NDArray[np.float64], statistics: NDArray[np.float64], table: Table | None = None
@@ -119,37 +150,58 @@ class Trainer:
         table = self._test if table is None else table
         if table is None:
             return Evaluation(0.0, 0.0, 0.0)
-        logits = self._logits(parameters, statistics, table)
-        correct = np.count_nonzero((logits > 0) == (table.labels > 0))
-        losses = np.logaddexp(0.0, np.where(table.labels > 0, -logits, logits))
-        return Evaluation(float(correct), float(len(table)), float(np.minimum(losses, LOSS_CAP).sum()))
+        sums = np.zeros(2)
+        for start in range(0, len(table), self.model.block):
+            part = slice(start, start + self.model.block)
+            some = Table(table.features[part], table.labels[part])
+            correct, losses = self.objective.measured(
+                self._outputs(parameters, statistics, some), some.labels
+            )
+            bounded = np.nan_to_num(np.minimum(losses, LOSS_CAP), nan=LOSS_CAP)
+            sums += correct.sum(), bounded.sum()
+        return Evaluation(float(sums[0]), float(len(table)), float(sums[1]))
 
     def predict(
         self, parameters: NDArray[np.float64], statistics: NDArray[np.float64], table: Table
     ) -> NDArray[np.float64]:
-        """Probability of being positive for every record of ``table``: float64, shape (n,)."""
-        return np.exp(-np.logaddexp(0.0, -self._logits(parameters, statistics, table)))
+        """For every record of ``table``, float64: the probability of being positive (n,), of each class
+        (n, classes), or the number (n,); margins instead of probabilities from a model of kind svm.
+        """
+        return self.objective.predicted(self._outputs(parameters, statistics, table))
 
-    def _logits(
+    @property
+    def _by_organisation(self) -> bool:
+        return self._manifest.privacy.mode == "organisation"
+
+    def _outputs(
         self, parameters: NDArray[np.float64], statistics: NDArray[np.float64], table: Table
     ) -> NDArray[np.float64]:
-        return self.model.logits(parameters, self._standardiser(statistics).inputs(table))
+        return self.model.outputs(parameters, self._inputs_of(table, statistics))
 
-    def _standardiser(self, statistics: NDArray[np.float64]) -> Standardiser:
-        noised = self._manifest.privacy.mode != "none"
-        return Standardiser.from_statistics(self._manifest.task, statistics, noised=noised)
+    def _inputs_of(self, table: Table, statistics: NDArray[np.float64]) -> NDArray[np.generic]:
+        """What the model sees of ``table``."""
+        task = self._manifest.task
+        if isinstance(task, TabularTask):
+            noised = self._manifest.privacy.mode != "none"
+            return Standardiser.from_statistics(task, statistics, noised=noised).inputs(table)
+        return scaled_pictures(table.features, task) if isinstance(task, ImageTask) else table.features
 
     def _step(self, parameters: NDArray[np.float64], statistics: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of gradients over a fresh Poisson sample, clipped and noised as the mode asks."""
         privacy = self._manifest.privacy
         chosen = poisson_sample(len(self._train), self._manifest.training.sampling_rate, self._random)
-        inputs, labels = self._train_inputs(statistics)[chosen], self._train.labels[chosen]
-        clip_norm = math.inf if privacy.mode == "none" else privacy.clip_norm
+        inputs, labels = self._train_inputs(statistics, chosen), self._train.labels[chosen]
+        clip_norm = privacy.clip_norm if privacy.mode in ("distributed", "local") else math.inf
         total = self.model.summed_gradient(parameters, inputs, labels, clip_norm)
         return total if self._step_noise is None else self._step_noise.apply(total, self._random)
 
-    def _train_inputs(self, statistics: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The training records' inputs, kept as long as the statistics stay."""
+    def _train_inputs(
+        self, statistics: NDArray[np.float64], chosen: NDArray[np.bool_]
+    ) -> NDArray[np.generic]:
+        """The inputs of the ``chosen`` training records; a table's are kept while the statistics stay."""
+        if not isinstance(self._manifest.task, TabularTask):
+            part = Table(self._train.features[chosen], self._train.labels[chosen])
+            return self._inputs_of(part, statistics)
         if self._inputs is None or not np.array_equal(self._inputs[0], statistics):
-            self._inputs = statistics.copy(), self._standardiser(statistics).inputs(self._train)
-        return self._inputs[1]
+            self._inputs = statistics.copy(), self._inputs_of(self._train, statistics)
+        return self._inputs[1][chosen]

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from p2pfl.gossip.manifest import TaskSpec
+from p2pfl.gossip.manifest import ImageTask, TabularTask, TaskSpec, TextTask
+from p2pfl.node.errors import DataError
+from p2pfl.node.privacy import MAX_RECORDS
+from p2pfl.node.training.images import load_unlabelled_pictures
 from p2pfl.node.training.rows import open_rows
 from p2pfl.node.training.table import Table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unlabelled:
-    """``rows`` as in the file, ``whole``: whether a row has all the cells that the model needs.
+    """``rows`` as in the file, or the names of pictures; ``whole``: whether a row has all that the model
+    needs.
 
     ``table`` has the whole rows, in order; its labels are all 0 and mean nothing.
     """
@@ -24,21 +28,35 @@ class Unlabelled:
 
 
 def load_unlabelled(path: Path, task: TaskSpec) -> Unlabelled:
-    """Read the CSV file at ``path``; columns that ``task`` does not name are kept, but ignored.
+    """Read the records at ``path``; columns that ``task`` does not name are kept, but ignored.
 
-    Raises DataError, naming file, line and column, for anything that is not as the manifest declares.
+    Raises DataError, naming file, line and column, for anything that is not as the manifest declares, and for
+    text, which has no labels to predict.
     """
+    match task:
+        case TabularTask():
+            return _load_rows(path, task)
+        case ImageTask():
+            names, pictures = load_unlabelled_pictures(path, task, MAX_RECORDS)
+            table = Table(pictures, np.zeros(len(pictures), np.int64))
+            return Unlabelled(("picture",), tuple((name,) for name in names), (True,) * len(names), table)
+        case TextTask():
+            hint = "measure it on text of your own with `p2pfl evaluate`"
+            raise DataError(f"{path}: a character model has nothing to predict for a whole record", hint)
+
+
+def _load_rows(path: Path, task: TabularTask) -> Unlabelled:
     features: list[list[float]] = []
     kept: list[tuple[str, ...]] = []
     whole: list[bool] = []
     with open_rows(path) as rows:
         positions = [rows.position(column.name) for column in task.columns]
         for row in rows:
-            cells = [row[position] for position in positions]
+            found = rows.features(task, [row[position] for position in positions])
             kept.append(row)
-            whole.append(not any(cell in task.missing for cell in cells))
-            if whole[-1]:
-                features.append(rows.features(task.columns, cells))
+            whole.append(found is not None)
+            if found is not None:
+                features.append(found)
     shape = len(features), task.features
     table = Table(np.array(features, np.float64).reshape(shape), np.zeros(len(features)))
     return Unlabelled(rows.header, tuple(kept), tuple(whole), table)

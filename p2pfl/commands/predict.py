@@ -3,25 +3,33 @@
 import argparse
 import csv
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-_ADDED = ("probability", "positive")
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from p2pfl.gossip.manifest import Manifest
+
+Cells = Sequence[Sequence[str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``p2pfl predict``."""
     parser.description = (
-        "Apply the federation's model to a CSV file, which needs no label column, and write its rows with"
-        " two more columns: probability (of being positive) and positive (1 or 0), with predicted_ before"
-        " the name if the file has such a column. Both stay empty in a row with a missing cell. Nothing"
-        " leaves this machine."
+        "Apply the federation's model to a table (CSV or Parquet, no label column needed) and write its rows"
+        " as CSV with more columns: positive (1 or 0) and its probability for two classes; class and its"
+        " probability for several; value for a number. A model of kind svm gives a margin instead of a"
+        " probability. A name that the file has already gets predicted_ before it. The new cells stay empty"
+        " in a row with a missing one. Of pictures, a row for each is written. Nothing leaves this machine."
     )
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the node's TOML")
     parser.add_argument(
         "--model", metavar="FILE", type=Path, help="a model file (default: the node's latest)"
     )
-    parser.add_argument("--data", metavar="CSV", type=Path, required=True, help="the records")
+    parser.add_argument("--data", metavar="FILE", type=Path, required=True, help="the records")
     parser.add_argument("--out", metavar="CSV", type=Path, help="write there (default: standard output)")
 
 
@@ -35,19 +43,35 @@ def run(options: argparse.Namespace) -> int:
     with opened_state(options.config) as state:
         model = AppliedModel.load(state, options.model)
         records = load_unlabelled(options.data, state.manifest.task)
-        probabilities = iter(model.predict(records.table))
+        names, predictions = _told(state.manifest, model.predict(records.table))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*records.header, *(_unused(name, records.header) for name in _ADDED)])
+    writer.writerow([*records.header, *(_unused(name, records.header) for name in names)])
+    each = iter(predictions)
     for row, whole in zip(records.rows, records.whole, strict=True):
-        probability = next(probabilities) if whole else None
-        added = ("", "") if probability is None else (f"{probability:.6f}", int(probability > 0.5))
-        writer.writerow([*row, *added])
+        writer.writerow([*row, *(next(each) if whole else [""] * len(names))])
     if options.out is None:
         print(text.getvalue(), end="")
     else:
         write_output(options.out, text.getvalue().encode(), 0o600)
     return 0
+
+
+def _told(manifest: "Manifest", predicted: "NDArray[np.float64]") -> tuple[tuple[str, ...], Cells]:
+    """Names of the columns to add, and their cells for every prediction."""
+    from p2pfl.gossip.manifest import TabularTask, TextTask
+
+    task, certain = manifest.task, "margin" if manifest.model.kind == "svm" else "probability"
+    if isinstance(task, TextTask):
+        raise AssertionError("text has no predictions of its own")  # load_unlabelled has refused it
+    if isinstance(task, TabularTask) and task.is_regression:
+        return ("value",), [[f"{value:.6g}"] for value in predicted]
+    if task.outputs == 1:
+        least = 0.0 if certain == "margin" else 0.5
+        return (certain, "positive"), [[f"{value:.6f}", str(int(value > least))] for value in predicted]
+    best = predicted.argmax(axis=1)
+    cells = [[task.classes[k], f"{row[k]:.6f}"] for k, row in zip(best, predicted, strict=True)]
+    return ("class", certain), cells
 
 
 def _unused(name: str, taken: Collection[str]) -> str:

@@ -11,27 +11,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2pfl.commands import privacy_plan
+from p2pfl.node.errors import UsageError
+
 if TYPE_CHECKING:
     from p2pfl.gossip.manifest import Manifest
     from p2pfl.node.accountant import Spent
+    from p2pfl.releases import Release
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``p2pfl privacy``."""
     parser.description = (
         "Say what this node has spent of its privacy budget, from its ledger; or, with --federation, what a"
-        " manifest will cost before anybody runs it. The ladder shows epsilon if more members of a group"
-        " pool what they know than was assumed."
+        " manifest will cost before anybody runs it; or, with plan, what noise a promise takes before there"
+        " is a manifest. The ladder shows epsilon if more members of a group pool what they know than was"
+        " assumed."
     )
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--config", metavar="FILE", type=Path, help="a node's TOML: report its ledger")
     what.add_argument("--federation", metavar="FILE", type=Path, help="a manifest: report what it will cost")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--ledger", action="store_true", help="list every release, with --config")
+    parser.add_argument("--json", action="store_true", help="print JSON, always with every release")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    plan = commands.add_parser(
+        "plan", help="from a promise to the noise it takes, and its cost in accuracy", allow_abbrev=False
+    )
+    privacy_plan.add_arguments(plan)
+    plan.set_defaults(run=privacy_plan.run, parser=plan)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the report."""
-    report = _planned(options.federation) if options.federation is not None else _spent(options.config)
+    if options.ledger and options.config is None:
+        raise UsageError("--ledger needs --config", "a manifest has no ledger: name the config of a node")
+    if options.federation is not None:
+        report: _Planned | _Spent = _planned(options.federation)
+    elif options.config is not None:
+        report = _spent(options.config, options.ledger)
+    else:
+        hint = "see `p2pfl privacy --help`, or `p2pfl privacy plan --help`"
+        raise UsageError("one of the arguments --config --federation is required", hint)
     if options.json:
         print(json.dumps(report.as_dict(), indent=1))
         return 0
@@ -41,73 +61,170 @@ def run(options: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
-    """``verb`` is "spent" or "planned"; ``rungs`` are (colluders, epsilon)."""
+class _Planned:
+    """What a manifest will cost. ``rungs`` are (colluders, epsilon)."""
 
     manifest: "Manifest"
-    verb: str
     total: "Spent"
     rungs: "Sequence[tuple[int, Spent]]"
 
     def as_dict(self) -> dict[str, object]:
         """For JSON: an infinite epsilon is null."""
-        privacy = self.manifest.privacy
-        if privacy.mode == "none":
+        if self.manifest.privacy.mode == "none":
             return {"mode": "none", "epsilon": None}
+        return _common(self.manifest, self.total, self.rungs)
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield from _heading(self.manifest)
+        if self.manifest.privacy.mode == "none":
+            return
+        yield _epsilon(self.manifest, "planned", self.total)
+        groups = self.manifest.groups
+        yield _COLUMNS
+        yield from _ladder(groups.colluders, self.rungs)
+        yield f"the ladder is for the worst group of {groups.minimum} to {2 * groups.size - 1} members;"
+        yield _STOPS
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """What a node has spent. ``latest``: epsilon of the last round that cost anything, by itself. ``end``: if
+    the rounds to come are as planned, of which ``without`` will be without this node's records.
+    """
+
+    manifest: "Manifest"
+    releases: "Sequence[Release]"
+    latest: "tuple[Release, Spent] | None"
+    total: "Spent"
+    end: "Spent"
+    without: int
+    rungs: "Sequence[tuple[int, Spent]]"
+    list_all: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON: an infinite epsilon is null."""
+        if self.manifest.privacy.mode == "none":
+            return {"mode": "none", "epsilon": None}
+        latest = None
+        if self.latest is not None:
+            release, cost = self.latest
+            latest = {"round": release.round, "epsilon": _finite(cost.pld), "epsilon_rdp": _finite(cost.rdp)}
         return {
-            "mode": privacy.mode,
-            "delta": privacy.delta,
-            "budget": privacy.epsilon,
-            "epsilon": _finite(self.total.pld),
-            "epsilon_rdp": _finite(self.total.rdp),
-            "colluders": self.manifest.groups.colluders,
-            "ladder": [
-                {"colluders": colluders, "epsilon": _finite(cost.pld), "epsilon_rdp": _finite(cost.rdp)}
-                for colluders, cost in self.rungs
-            ],
+            **_common(self.manifest, self.total, self.rungs),
+            "latest": latest,
+            "epsilon_at_the_end": _finite(self.end.pld),
+            "epsilon_rdp_at_the_end": _finite(self.end.rdp),
+            "rounds_without_records": self.without,
+            "releases": [release.as_dict() for release in self.releases],
         }
 
     def lines(self) -> Iterator[str]:
         """For people."""
-        from p2pfl.terminal import alarm
-
-        privacy = self.manifest.privacy
-        yield f"federation: {self.manifest.name} ({self.manifest.federation_id[:12]}…)"
-        if privacy.mode == "none":
-            yield f"mode: {alarm('none: there is no epsilon', sys.stdout)}"
+        yield from _heading(self.manifest)
+        if self.manifest.privacy.mode == "none":
             return
-        yield f"mode: {privacy.mode}, for every single record"
-        yield (
-            f"epsilon {self.verb}: {self.total.pld:.3f} of {privacy.epsilon:g}, at delta {privacy.delta:g}"
-            f" (Rényi accounting, a looser bound and a cross-check: {self.total.rdp:.3f})"
-        )
-        for colluders, cost in self.rungs:
-            mark = "  (assumed)" if colluders == self.manifest.groups.colluders else ""
-            yield f"  if {colluders} of a group collude: {cost.pld:.3f}{mark}"
-        groups = self.manifest.groups
-        sizes = f"for the worst group of {groups.minimum} to {2 * groups.size - 1} members"
-        yield f"the ladder is {sizes if self.verb == 'planned' else 'for the groups that there were'};"
-        yield "  it stops rising where only this node's own noise is counted any more"
+        yield _epsilon(self.manifest, "spent", self.total)
+        yield _COLUMNS
+        if self.latest is not None:
+            release, cost = self.latest
+            yield _row(f"the last round, {release.round} ({release.stage})", cost)
+        yield _row("so far", self.total)
+        yield _row("at the planned end", self.end)
+        if self.without:
+            yield f"the budget will end first: {self.without} rounds will be without this node's records"
+        yield from _ladder(self.manifest.groups.colluders, self.rungs)
+        yield "the ladder is for the groups that there were;"
+        yield _STOPS
+        if self.list_all:
+            from p2pfl.releases import HEADER
+
+            yield HEADER
+            yield from (release.line() for release in self.releases)
+
+
+_COLUMNS = f"{'':40}{'by PLD':>10}{'by RDP':>10}"
+_STOPS = "  it stops rising where only this node's own noise is counted any more"
+
+
+def _common(manifest: "Manifest", total: "Spent", rungs: "Sequence[tuple[int, Spent]]") -> dict[str, object]:
+    privacy = manifest.privacy
+    return {
+        "mode": privacy.mode,
+        "delta": privacy.delta,
+        "budget": privacy.epsilon,
+        "epsilon": _finite(total.pld),
+        "epsilon_rdp": _finite(total.rdp),
+        "colluders": manifest.groups.colluders,
+        "ladder": [
+            {"colluders": colluders, "epsilon": _finite(cost.pld), "epsilon_rdp": _finite(cost.rdp)}
+            for colluders, cost in rungs
+        ],
+    }
+
+
+def _heading(manifest: "Manifest") -> Iterator[str]:
+    from p2pfl.terminal import alarm
+
+    yield f"federation: {manifest.name} ({manifest.federation_id[:12]}…)"
+    mode = manifest.privacy.mode
+    if mode == "none":
+        yield f"mode: {alarm('none: there is no epsilon', sys.stdout)}"
+        return
+    unit = "all records of an organisation together" if mode == "organisation" else "every single record"
+    yield f"mode: {mode}, for {unit}"
+
+
+def _epsilon(manifest: "Manifest", verb: str, total: "Spent") -> str:
+    privacy = manifest.privacy
+    return (
+        f"epsilon {verb}: {total.pld:.3f} of {privacy.epsilon:g}, at delta {privacy.delta:g}"
+        f" (by PLD, which counts; RDP, a looser bound beside it: {total.rdp:.3f})"
+    )
+
+
+def _ladder(assumed: int, rungs: "Sequence[tuple[int, Spent]]") -> Iterator[str]:
+    for colluders, cost in rungs:
+        mark = "  (assumed)" if colluders == assumed else ""
+        yield _row(f"if {colluders} of a group collude", cost) + mark
+
+
+def _row(name: str, cost: "Spent") -> str:
+    return f"  {name + ':':38}{cost.pld:10.3f}{cost.rdp:10.3f}"
 
 
 def _finite(epsilon: float) -> float | None:
     return epsilon if math.isfinite(epsilon) else None
 
 
-def _planned(path: Path) -> _Report:
+def _planned(path: Path) -> _Planned:
     from p2pfl.node.accountant import epsilon
     from p2pfl.node.manifest_file import read_manifest
     from p2pfl.planning import planned_ladder, planned_mechanisms
 
     manifest = read_manifest(path)
     total = epsilon(planned_mechanisms(manifest), manifest.privacy.delta)
-    return _Report(manifest, "planned", total, planned_ladder(manifest))
+    return _Planned(manifest, total, planned_ladder(manifest))
 
 
-def _spent(path: Path) -> _Report:
+def _spent(path: Path, list_all: bool) -> _Spent:
     from p2pfl.node.accountant import epsilon, ladder
     from p2pfl.opened import opened_state
+    from p2pfl.planning import outlook
+    from p2pfl.releases import releases
 
     with opened_state(path) as state:
-        mechanisms, delta = state.store.mechanisms(), state.manifest.privacy.delta
-        return _Report(state.manifest, "spent", epsilon(mechanisms, delta), ladder(mechanisms, delta))
+        manifest, delta = state.manifest, state.manifest.privacy.delta
+        charges, outcomes, mechanisms = state.store.charges(), state.store.rounds(), state.store.mechanisms()
+        listed, ahead = releases(manifest, charges, outcomes), outlook(manifest, charges, outcomes)
+        paid = [(one, one.mechanism) for one in listed if one.mechanism is not None]
+        return _Spent(
+            manifest,
+            listed,
+            (paid[-1][0], epsilon([paid[-1][1]], delta)) if paid else None,
+            epsilon(mechanisms, delta),
+            epsilon(ahead.mechanisms, delta),
+            ahead.without_records,
+            ladder(mechanisms, delta),
+            list_all,
+        )

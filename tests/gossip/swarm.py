@@ -26,11 +26,11 @@ from p2pfl.gossip.events import (
 from p2pfl.gossip.evidence import Accusation
 from p2pfl.gossip.manifest import (
     Column,
+    DenseModel,
     GroupSpec,
     Manifest,
-    ModelSpec,
     PrivacySpec,
-    TaskSpec,
+    TabularTask,
     TimingSpec,
     TrainingSpec,
 )
@@ -61,8 +61,8 @@ def manifest(
         name="hospitals",
         issuers=(ISSUER.peer_id,),
         members=tuple(sorted(PEERS[:listed])),
-        task=TaskSpec("tabular", "ill", ("1",), (Column("age", "numeric", 0, 100),)),
-        model=ModelSpec("logistic"),
+        task=TabularTask("tabular", "ill", ("1",), (Column("age", "numeric", 0, 100),)),
+        model=DenseModel("logistic"),
         training=TrainingSpec(100, 0.1, 0.5, 10.0),
         privacy=privacy,
         groups=groups,

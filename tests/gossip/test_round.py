@@ -324,6 +324,13 @@ def prepared(number: int = 1) -> tuple[RoundMachine, Ready]:
     return it, next(e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Ready))
 
 
+@pytest.mark.parametrize("spent", [False, True])
+def test_a_ready_says_whether_the_budget_is_spent(spent: bool) -> None:
+    effects = machine(1).handle(Prepared(7, "training", 5, bytes(32), spent=spent), 0.0)
+    said = {e.message.spent for e in effects if isinstance(e, Send) and isinstance(e.message, Ready)}
+    assert said == {spent}
+
+
 def ready(number: int, attempt: int = 0, **changes: object) -> Ready:
     identity = IDENTITIES[number] if number < 4 else STRANGER
     key = SUITE.new_key(seeded_random(b"%d/%d" % (number, attempt)))

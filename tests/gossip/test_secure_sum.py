@@ -46,7 +46,10 @@ IDENTITIES = [identity_of(number) for number in range(8)]
 GROUP = [identity.peer_id for identity in IDENTITIES]
 
 
-def a_roster(members: int, colluders: int = 1, attempt: int = 0) -> tuple[Roster, list[Secrets]]:
+def a_roster(
+    members: int, colluders: int = 1, attempt: int = 0, spent: int = 0
+) -> tuple[Roster, list[Secrets]]:
+    """The first ``spent`` members say that their budgets are."""
     secrets = [Secrets.fresh(SUITE, seeded_random(b"%d" % number)) for number in range(members)]
     readies = [
         Ready(
@@ -61,8 +64,9 @@ def a_roster(members: int, colluders: int = 1, attempt: int = 0) -> tuple[Roster
             own.bundle_key.public,
             SUITE.commit(own.seed),
             bytes(32),
+            number < spent,
         )
-        for peer, own in zip(GROUP, secrets, strict=False)
+        for number, (peer, own) in enumerate(zip(GROUP, secrets, strict=False))
     ]
     return Roster.of(readies, colluders), secrets
 
@@ -70,8 +74,8 @@ def a_roster(members: int, colluders: int = 1, attempt: int = 0) -> tuple[Roster
 class Dealt:
     """All members of a roster after the shares went round: held[i][j] is what i holds of j."""
 
-    def __init__(self, members: int, colluders: int = 1) -> None:
-        self.roster, secrets = a_roster(members, colluders)
+    def __init__(self, members: int, colluders: int = 1, spent: int = 0) -> None:
+        self.roster, secrets = a_roster(members, colluders, spent=spent)
         self.maskings = [Masking(self.roster, number, own, SUITE) for number, own in enumerate(secrets)]
         self.secrets = secrets
         self.held: list[dict[int, HeldShares]] = [{} for _ in range(members)]
@@ -224,8 +228,8 @@ def test_shares_have_no_representation() -> None:
 class Bench:
     """Member 1 of a roster of four, by hand; the other three are made of keys and signatures only."""
 
-    def __init__(self, members: int = 4, count: int = 1) -> None:
-        self.dealt = Dealt(members)
+    def __init__(self, members: int = 4, count: int = 1, spent: int = 0) -> None:
+        self.dealt = Dealt(members, spent=spent)
         self.roster = self.dealt.roster
         self.lost: set[PeerId] = set()
         chunks = Chunks(DIM, members, count)
@@ -300,6 +304,16 @@ def test_acks_only_with_all_bundles_and_contributes_only_with_all_acks() -> None
     assert bench.take(0, Ack) == bench.take(3, Ack) == bench.take(3, Ack) == []
     asked = [e for e in bench.take(2, Ack) if isinstance(e, Contribute)]
     assert [(e.round, e.attempt, e.members) for e in asked] == [(7, 0, tuple(GROUP[:4]))]
+
+
+@pytest.mark.parametrize("spent", [0, 1, 3])
+def test_it_says_how_many_have_spent_their_budgets(spent: int) -> None:
+    bench = Bench(spent=spent)
+    for author in (0, 2, 3):
+        bench.bundle(author)
+    asked = [e for author in (0, 2, 3) for e in bench.take(author, Ack) if isinstance(e, Contribute)]
+    assert [e.spent for e in asked] == [spent]
+    assert a_roster(4, spent=0)[0].digest != a_roster(4, spent=1)[0].digest
 
 
 def test_without_a_bundle_it_never_contributes() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+import renyi
 
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.thresholds import thresholds
@@ -66,26 +67,6 @@ def quadrature_delta(multiplier: float, rate: float, eps: float) -> float:
     return float(max(divergence(mixture, density), divergence(density, mixture)))
 
 
-def rdp_epsilon(releases: Sequence[tuple[float, float, int]], delta: float) -> float:
-    """Mironov, Talwar, Zhang 2019, section 3.3, whole orders; converted as Canonne, Kamath, Steinke 2020."""
-    best = math.inf
-    for order in range(2, 200):
-        total = 0.0
-        for multiplier, rate, count in releases:
-            terms = [
-                math.lgamma(order + 1)
-                - math.lgamma(k + 1)
-                - math.lgamma(order - k + 1)
-                + (k * math.log(rate) + (order - k) * math.log1p(-rate) if rate < 1 else 0.0)
-                + k * (k - 1) / (2 * multiplier**2)
-                for k in (range(order + 1) if rate < 1 else [order])
-            ]
-            total += count * float(np.logaddexp.reduce(terms)) / (order - 1)
-        conversion = math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
-        best = min(best, total + conversion)
-    return best
-
-
 # -- epsilon
 @pytest.mark.parametrize(("multiplier", "count"), [(0.5, 1), (1.0, 1), (4.0, 1), (4.0, 25), (30.0, 100)])
 def test_gaussian_is_exact(multiplier: float, count: int) -> None:
@@ -113,16 +94,10 @@ def test_one_sampled_gaussian_against_quadrature(multiplier: float, rate: float)
 )
 def test_composition_against_our_own_rdp(releases: list[tuple[float, float, int]]) -> None:
     spent = epsilon([sampled(z, rate, count) for z, rate, count in releases], DELTA)
-    ours = rdp_epsilon(releases, DELTA)
+    ours = renyi.epsilon(releases, DELTA)
     assert spent.rdp <= ours * (1 + 1e-6)  # it may use fractional orders, we only whole ones
     assert ours <= spent.rdp * 1.02
     assert 0.8 * spent.rdp < spent.pld < spent.rdp
-
-
-def test_published_pld_values() -> None:
-    """dp-accounting's PLD for well-known settings, and the older RDP numbers that they improve on."""
-    for rate, z, steps, pld in [(0.004, 1.3, 3750, 0.834), (0.01, 1.1, 1000, 1.52)]:
-        assert epsilon([sampled(z, rate, steps)], 1e-5).pld == pytest.approx(pld, abs=0.005)
 
 
 def test_order_and_grouping_do_not_matter() -> None:
@@ -155,7 +130,7 @@ def test_absl_stays_silent(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_more_releases_than_the_grid_can_bear_fall_back_to_rdp() -> None:
     spent = epsilon([sampled(400.0, 0.01, 10**8)], DELTA)
-    assert spent.pld == spent.rdp == pytest.approx(rdp_epsilon([(400.0, 0.01, 10**8)], DELTA), rel=0.01)
+    assert spent.pld == spent.rdp == pytest.approx(renyi.epsilon([(400.0, 0.01, 10**8)], DELTA), rel=0.01)
 
 
 @pytest.mark.parametrize("sigma", [10.0, 40.0])
@@ -187,14 +162,23 @@ def test_ladder_of_distributed_noise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "assumed", "colluders"), [(4, 1, 2), (4, 1, 3), (5, 1, 2), (5, 1, 3), (6, 2, 3), (8, 3, 4)]
+    ("members", "assumed", "colluders", "spent"),
+    [
+        *[(4, 1, 2, 0), (4, 1, 3, 0), (5, 1, 2, 0), (5, 1, 3, 0), (6, 2, 3, 0), (8, 3, 4, 0)],
+        *[(4, 1, 1, 1), (5, 1, 2, 1), (6, 1, 2, 1), (6, 1, 2, 2), (7, 1, 3, 2), (8, 3, 4, 1)],
+    ],
 )
 def test_ladder_never_promises_more_than_the_noise_that_remains(
-    members: int, assumed: int, colluders: int
+    members: int, assumed: int, colluders: int, spent: int
 ) -> None:
-    """Worst leverage of one honest node over up to three sums that colluders get opened, by brute force."""
+    """Worst leverage of one honest node over up to three sums that colluders get opened, by brute force.
+
+    The first ``spent`` of the honest add numbers that everybody knows, and no noise at all.
+    """
     group = thresholds(members, assumed)
-    entry = gaussian(1.0, members=members, minimum_survivors=group.minimum_survivors, colluders=assumed)
+    entry = gaussian(
+        1.0, members=members, minimum_survivors=group.minimum_survivors, colluders=assumed, spent=spent
+    )
     honest = range(members - colluders)
     subsets = [
         subset
@@ -204,9 +188,9 @@ def test_ladder_never_promises_more_than_the_noise_that_remains(
     worst = 0.0
     for opened in itertools.chain.from_iterable(itertools.combinations(subsets, n) for n in (1, 2, 3)):
         if _can_all_open(opened, colluders, group.threshold):
-            rows = np.array([[float(node in subset) for node in honest] for subset in opened])
+            rows = np.array([[float(node in subset) for node in honest[spent:]] for subset in opened])
             worst = max(worst, float(np.diag(np.linalg.pinv(rows) @ rows).max()))
-    share = 1 / (group.minimum_survivors - assumed)  # variance that every member adds, in units of z²
+    share = 1 / (group.minimum_survivors - assumed - spent)  # variance that a member adds, in units of z²
     assert entry.against(colluders) ** 2 <= share / worst + 1e-9
 
 
@@ -223,6 +207,17 @@ def _can_all_open(opened: Sequence[tuple[int, ...]], colluders: int, threshold: 
         if all(count + colluders >= threshold for count in signed):
             return True
     return False
+
+
+def test_ladder_where_a_member_has_spent_its_budget() -> None:
+    # k = 8, c = 1: t = 5, so of five shares in a sum one is a colluder's and two do not count.
+    entry = gaussian(8.0, members=8, minimum_survivors=5, colluders=1, spent=2)
+    rungs = dict(ladder([entry], DELTA))
+    assert rungs[1] == epsilon([gaussian(8.0)], DELTA)
+    assert rungs[2] == rungs[7] == epsilon([gaussian(8.0 * math.sqrt(1 / 2))], DELTA)
+    counted = replace(entry, spent=0)
+    assert [entry.against(c) / entry.against(1) for c in (1, 2)] == [1, math.sqrt(1 / 2)]
+    assert counted.against(8) / counted.against(1) == math.sqrt(1 / 4)
 
 
 def test_ladder_of_local_noise_is_flat() -> None:
@@ -270,11 +265,43 @@ def test_calibration_asks_more_noise_for_more() -> None:
     assert stricter.evaluation > base.evaluation
 
 
+def test_an_organisation_pays_for_everything() -> None:
+    found = calibrate(1.0, DELTA, 40, 1.0, "organisation")
+    whole: dict[str, Any] = {"kind": "organisation", "subject": "organisation"}
+    statistics = gaussian(found.statistics, **whole)
+    training = gaussian(found.training, 40, stage="training", **whole)
+    evaluation = gaussian(found.evaluation, EVALUATIONS, stage="evaluation", **whole)
+    spent = epsilon([statistics, training, evaluation], DELTA).pld
+    assert 0.999 < spent <= 1.0
+    for part in ([statistics, training], [training, evaluation]):
+        assert epsilon(part, DELTA).pld < spent - 0.02
+    assert epsilon([statistics], DELTA).pld == pytest.approx(epsilon([evaluation], DELTA).pld, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("limit", "delta", "releases", "rate"),
+    [(0.01, 1e-6, 10, 0.5), (1000.0, 1e-3, 1, 1.0), (8.0, 1e-5, 2000, 0.01)],
+)
+def test_calibration_far_from_the_usual(limit: float, delta: float, releases: int, rate: float) -> None:
+    found = calibrate(limit, delta, releases, rate)
+    ledger = [gaussian(found.statistics), sampled(found.training, rate, releases)]
+    assert epsilon(ledger, delta).pld <= limit
+    assert epsilon([ledger[0], sampled(found.training - 1e-4, rate, releases)], delta).pld > limit
+
+
+def test_calibration_ends_where_any_noise_will_do() -> None:
+    assert calibrate(1000.0, 0.1, 1, 0.01).training == 0.01
+
+
 # -- ledger entries
 def test_entries_survive_the_ledger() -> None:
-    entry = sampled(5.6259, 0.1, 3, kind="local")
+    entry = sampled(5.6259, 0.1, 3, members=6, minimum_survivors=4)
     stored = unpack_untrusted(pack(entry.to_canonical()), 1000)
     assert Mechanism.from_canonical(stored) == entry
+    assert isinstance(stored, dict)
+    assert "spent" not in stored
+    some = replace(entry, spent=1)
+    assert Mechanism.from_canonical(unpack_untrusted(pack(some.to_canonical()), 1000)) == some
 
 
 @pytest.mark.parametrize(
@@ -289,6 +316,10 @@ def test_entries_survive_the_ledger() -> None:
         {"count": True},
         {"subject": "both"},
         {"kind": "none"},
+        {"kind": "organisation"},
+        {"subject": "organisation"},
+        {"spent": 2},
+        {"spent": -1},
         {"minimum_survivors": 1},
         {"minimum_survivors": 5},
         {"extra": 1},

@@ -2,6 +2,7 @@
 evaluation.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -18,14 +19,14 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.randomness import seeded_random
 from p2pfl.crypto.ring import decode
 from p2pfl.gossip.errors import LocalProtocolError
-from p2pfl.gossip.events import Completed, Skipped
+from p2pfl.gossip.events import Completed, Contribute, Skipped
 from p2pfl.gossip.manifest import (
     Column,
     GroupSpec,
     Manifest,
-    ModelSpec,
+    DenseModel,
     PrivacySpec,
-    TaskSpec,
+    TabularTask,
     TimingSpec,
     TrainingSpec,
 )
@@ -51,8 +52,8 @@ def manifest(mode: str = "distributed") -> Manifest:
             name="test",
             issuers=PEERS[:1],
             members=(),
-            task=TaskSpec("tabular", "y", ("1",), (Column("x", "numeric", -3.0, 3.0),)),
-            model=ModelSpec("logistic"),
+            task=TabularTask("tabular", "y", ("1",), (Column("x", "numeric", -3.0, 3.0),)),
+            model=DenseModel("logistic"),
             training=TrainingSpec(ROUNDS, 1.0, 0.5, 100.0),
             privacy=PrivacySpec(mode, **private),  # type: ignore[arg-type]
             groups=GroupSpec(),
@@ -98,7 +99,7 @@ def one_round(learners: list[Learner], round: int) -> str | None:
     stages = {each.stage for each in prepared if each is not None}
     assert len(stages) == 1
     stage = stages.pop()
-    rows = [learner.contribute(round, FOUR)[:] for learner in learners]
+    rows = [learner.contribute(Contribute(round, 0, PEERS, FOUR))[:] for learner in learners]
     total = np.add.reduce(rows, dtype=rows[0].dtype)
     for learner in learners:
         learner.completed(Completed(round, stage, total, PEERS, PEERS, FOUR))
@@ -131,9 +132,9 @@ def test_the_ledger_is_charged_before_anything_is_handed_out(
 
     monkeypatch.setattr(Store, "charge", full)
     with pytest.raises(OSError, match="disk full"):
-        learner.contribute(0, FOUR)
+        learner.contribute(Contribute(0, 0, PEERS, FOUR))
     with pytest.raises(LocalProtocolError):
-        learner.contribute(0, FOUR)
+        learner.contribute(Contribute(0, 0, PEERS, FOUR))
 
 
 def test_what_is_not_finite_is_charged_to_nobody(make: Make) -> None:
@@ -142,7 +143,7 @@ def test_what_is_not_finite_is_charged_to_nobody(make: Make) -> None:
     assert learner._pending is not None
     learner._pending.values[1] = np.nan
     with pytest.raises(ValueError, match="value 1 of 3 is not finite"):
-        learner.contribute(0, FOUR)
+        learner.contribute(Contribute(0, 0, PEERS, FOUR))
     assert learner._store.mechanisms() == []
 
 
@@ -154,7 +155,7 @@ def test_parameters_beyond_the_limit_are_counted_and_said(
     assert not caplog.records
     for round in (1, 2):
         learners[0].prepare(round)
-        learners[0].contribute(round, FOUR)[:]
+        learners[0].contribute(Contribute(round, 0, PEERS, FOUR))[:]
         learners[0].skipped(Skipped(round, "training", "too few survivors", True))
     learners[0].prepare(3)
     learners[0].skipped(Skipped(3, "training", "nobody came", False))
@@ -168,11 +169,11 @@ def test_parameters_beyond_the_limit_are_counted_and_said(
 def test_one_preparation_is_one_contribution(make: Make) -> None:
     learner = make(manifest())[0]
     with pytest.raises(LocalProtocolError):
-        learner.contribute(0, FOUR)
+        learner.contribute(Contribute(0, 0, PEERS, FOUR))
     learner.prepare(0)
-    learner.contribute(0, FOUR)
+    learner.contribute(Contribute(0, 0, PEERS, FOUR))
     with pytest.raises(LocalProtocolError):
-        learner.contribute(0, FOUR)
+        learner.contribute(Contribute(0, 0, PEERS, FOUR))
 
 
 def test_a_skipped_round_keeps_the_model_and_stays_charged(make: Make, tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_a_skipped_round_keeps_the_model_and_stays_charged(make: Make, tmp_path:
     learner = learners[0]
     before = learner.released
     learner.prepare(1)
-    learner.contribute(1, FOUR)
+    learner.contribute(Contribute(1, 0, PEERS, FOUR))
     learner.skipped(Skipped(1, "training", "too few survivors", True))
     assert learner.released is before
     with Store.open(tmp_path / "0", IDENTITIES[0], readonly=True) as store:
@@ -212,7 +213,7 @@ def test_budget_spent_adds_no_training_but_still_its_noise(make: Make) -> None:
     for round in range(1, 40):  # every round lost after masking: charged, and nothing learnt
         for learner in learners:
             learner.prepare(round if round <= ROUNDS else ROUNDS)
-            learner.contribute(round if round <= ROUNDS else ROUNDS, FOUR)
+            learner.contribute(Contribute(round if round <= ROUNDS else ROUNDS, 0, PEERS, FOUR))
     for learner in learners:
         assert learner._budget.spent.pld <= agreed.privacy.epsilon
     released = learners[0].released
@@ -222,8 +223,38 @@ def test_budget_spent_adds_no_training_but_still_its_noise(make: Make) -> None:
     assert np.array_equal(learners[0]._pending.values, released.parameters)
     assert not learners[0]._pending.charged
     exact = learners[0]._plan("training").encoding
-    row = learners[0].contribute(ROUNDS, FOUR)[:]
+    row = learners[0].contribute(Contribute(ROUNDS, 0, PEERS, FOUR))[:]
     assert np.abs(row.view(np.int32) - np.round(np.ldexp(released.parameters, exact.fraction_bits))).max() > 1
+
+
+def test_a_spent_budget_is_told_and_nobody_counts_on_the_noise(make: Make) -> None:
+    learners = make(manifest())
+    one_round(learners, 0)
+    for _ in range(40):
+        learners[0].prepare(1)
+        learners[0].contribute(Contribute(1, 0, PEERS, FOUR))
+    told = [prepared.spent for learner in learners if (prepared := learner.prepare(1)) is not None]
+    assert told == [True, False, False, False]
+    plan = learners[1]._plan("training")
+    contribution = learners[1].contribute(Contribute(1, 0, PEERS, FOUR, sum(told)))
+    assert contribution.sigma == plan.sigma(FOUR, 1) == pytest.approx(math.sqrt(2) * plan.sigma(FOUR))
+    last = learners[1]._store.charges()[-1]
+    assert last.recipients == PEERS
+    assert last.mechanism == plan.mechanism(FOUR, 1)
+
+
+def test_records_stay_out_where_too_many_budgets_are_spent(make: Make) -> None:
+    learner, *_ = learners = make(manifest())
+    one_round(learners, 0)
+    before = learner._store.mechanisms()
+    learner.prepare(1)
+    row = learner.contribute(Contribute(1, 0, PEERS, FOUR, 2))[:]
+    assert learner._store.mechanisms() == before
+    assert learner._store.charges()[-1].mechanism is None
+    assert learner.released is not None
+    plan = learner._plan("training")
+    off = decode(row, plan.encoding) - learner.released.parameters
+    assert 0 < np.abs(off).max() < 6 * plan.sigma(FOUR) * 2.0**-plan.encoding.fraction_bits
 
 
 def test_mixing_only_where_one_group_is_too_small() -> None:
@@ -336,7 +367,7 @@ def test_with_a_dropped_member_the_mean_is_over_the_survivors(make: Make) -> Non
         round = 0 if stage == "statistics" else 1
         for learner in learners:
             learner.prepare(round)
-        rows = [learner.contribute(round, FOUR)[:] for learner in learners[:3]]
+        rows = [learner.contribute(Contribute(round, 0, PEERS, FOUR))[:] for learner in learners[:3]]
         total: NDArray[np.uint32] = np.sum(rows, axis=0, dtype=np.uint32)
         mean = decode(total, learners[0]._plan(stage).encoding) / 3
         for learner in learners:  # the one that was dropped learns the same sum
@@ -353,7 +384,7 @@ def test_killed_after_charging_it_never_takes_part_in_that_round_again(make: Mak
     learners = make(agreed)
     one_round(learners, 0)
     learners[0].prepare(1)
-    learners[0].contribute(1, FOUR)
+    learners[0].contribute(Contribute(1, 0, PEERS, FOUR))
     again = make(agreed)
     assert again[0].released is not None
     assert again[0].released.round == 0
@@ -388,6 +419,6 @@ def test_who_may_evaluate_no_more_is_done_after_a_restart(make: Make) -> None:
     for round in range(ROUNDS + 1, ROUNDS + 1 + EVALUATION_TRIES):
         assert not learners[0].done
         learners[0].prepare(round)
-        learners[0].contribute(round, FOUR)
+        learners[0].contribute(Contribute(round, 0, PEERS, FOUR))
         learners[0].skipped(Skipped(round, "evaluation", "too few survivors", True))
     assert make(agreed)[0].done

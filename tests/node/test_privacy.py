@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfl.crypto.discrete_gaussian import LARGEST_SIGMA
+from p2pfl.crypto.discrete_gaussian import LARGEST_SIGMA, DiscreteGaussian
 from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.randomness import seeded_random
 from p2pfl.crypto.ring import RING_16, RING_32, RING_64, Encoding, encode, largest_fraction_bits
 from p2pfl.gossip.errors import LocalProtocolError
-from p2pfl.gossip.manifest import Manifest, TrainingSpec, from_toml
+from p2pfl.gossip.manifest import GroupSpec, Manifest, TrainingSpec, from_toml
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism, epsilon
@@ -26,9 +26,11 @@ from p2pfl.node.privacy import (
     LEAST_SIGMA,
     STAGES,
     Budget,
+    StepNoise,
     calibrated,
     dimension,
     noise,
+    noise_source,
     poisson_sample,
     stage_plan,
     step_noise,
@@ -95,6 +97,69 @@ def test_honest_shares_make_up_the_claimed_noise(members: int, colluders: int) -
     assert plan.mechanism(group).members == members
 
 
+@pytest.mark.parametrize(
+    ("members", "colluders", "spent"),
+    [(4, 1, 1), (5, 1, 1), (5, 1, 2), (6, 1, 2), (6, 2, 1), (7, 1, 3), (7, 3, 1)],
+)
+def test_shares_make_up_the_noise_without_those_of_members_with_no_budget_left(
+    members: int, colluders: int, spent: int
+) -> None:
+    """In the smallest sum that is ever opened, all that is neither a colluder's nor a spent member's."""
+    agreed = manifest()
+    agreed = replace(agreed, groups=GroupSpec(size=5, minimum=colluders + 2, colluders=colluders))
+    plan, group = stage_plan(agreed, "training", 14), thresholds(members, colluders)
+    assert plan.hides(group, spent)
+    counted = group.minimum_survivors - colluders - spent
+    assert counted >= 1
+    whole = math.sqrt(group.minimum_survivors - colluders) * plan.sigma(group)
+    assert math.sqrt(counted) * plan.sigma(group, spent) == pytest.approx(whole)
+    entry = plan.mechanism(group, spent)
+    assert (entry.spent, entry.noise_multiplier) == (spent, agreed.privacy.noise_multiplier)
+    assert entry.against(colluders) == entry.noise_multiplier
+    long = replace(plan, dimension=4000)
+    drawn = noise_source(long, group, seeded_random(b"spent"), spent)
+    assert drawn is not None
+    assert float(drawn.take(4000).astype(float).std()) == pytest.approx(long.sigma(group, spent), rel=0.06)
+
+
+def test_where_too_many_have_no_budget_left_nobody_can_be_hidden() -> None:
+    plan = stage_plan(manifest(), "training", 14)
+    assert [plan.hides(FOUR, spent) for spent in range(4)] == [True, True, False, False]
+    with pytest.raises(ValueError, match="not a release"):
+        plan.mechanism(FOUR, 2)
+    large = stage_plan(with_noise(manifest(), 5.0), "training", 4_000_000)
+    most = [large.sigma(FOUR, spent) for spent in (0, 1)]
+    assert most[0] <= LARGEST_SIGMA
+    assert large.hides(FOUR, 0)
+    assert large.hides(FOUR, 1) is (most[1] <= LARGEST_SIGMA)
+
+
+def test_noise_of_ones_own_needs_nobody() -> None:
+    plan = stage_plan(manifest("local"), "statistics", 11)
+    assert plan.hides(FOUR, 4)
+    assert plan.sigma(FOUR, 4) == plan.sigma(FOUR)
+    assert plan.mechanism(FOUR, 4) == plan.mechanism(FOUR)
+
+
+def test_an_organisation_is_hidden_whole() -> None:
+    agreed = manifest("organisation")
+    plans = [stage_plan(agreed, stage, dimension(agreed, stage)) for stage in STAGES]
+    assert [plan.subject for plan in plans] == ["organisation"] * 3
+    assert [(plan.sampling_rate, plan.releases_per_round) for plan in plans] == [(1.0, 1)] * 3
+    training = plans[1]
+    assert training.sensitivity == agreed.privacy.clip_norm
+    honest = math.sqrt(FOUR.minimum_survivors - FOUR.colluders)
+    hidden = agreed.privacy.clip_norm * 2**training.encoding.fraction_bits
+    assert honest * training.sigma(FOUR) >= agreed.privacy.noise_multiplier * hidden
+    budget = Budget(agreed.privacy)
+    for plan, rounds in zip(plans, (1, agreed.training.rounds, 2), strict=True):
+        assert budget.allows(plan, rounds)
+        for _ in range(rounds):
+            budget.spend(plan.mechanism(FOUR))
+    assert not any(budget.allows(plan, 3) for plan in plans)
+    assert 0.99 * agreed.privacy.epsilon < budget.spent.pld <= agreed.privacy.epsilon
+
+
 def test_full_noise_at_every_node_in_mode_local() -> None:
     agreed = manifest("local")
     plan = stage_plan(agreed, "statistics", 11)
@@ -141,9 +206,9 @@ def test_noise_that_the_ring_cannot_hold_is_refused(mode: str) -> None:
         with pytest.raises(PrivacyError, match="does not fit"):
             stage_plan(with_noise(manifest(mode), 5.0, learning_rate=1e6), "training", 14)
     with pytest.raises(PrivacyError, match="does not fit"):
-        stage_plan(with_noise(manifest(mode), 1e4), "statistics", 11)
+        stage_plan(with_noise(manifest(mode), 1e6), "statistics", 2000)
     with pytest.raises(PrivacyError, match="does not fit"):
-        step_noise(with_noise(manifest(mode), 5.0), 25_000_000)
+        step_noise(with_noise(manifest(mode), 1e4), 25_000_000)
 
 
 def test_a_large_model_gets_a_finer_grid_before_rounding_swamps_it() -> None:
@@ -151,6 +216,10 @@ def test_a_large_model_gets_a_finer_grid_before_rounding_swamps_it() -> None:
     scaled = plan.sensitivity * 2**plan.encoding.fraction_bits
     assert math.sqrt(40_000) < scaled / 3
     assert GRID_SIGMA < plan.sigma(FOUR) <= LARGEST_SIGMA
+    agreed = with_noise(manifest("local"), 20.0)
+    step = step_noise(agreed, 25_000_000)
+    needed = agreed.privacy.noise_multiplier * agreed.privacy.clip_norm * 2**step.fraction_bits
+    assert needed < step.sigma < 1.3 * needed
 
 
 # -- rings
@@ -240,6 +309,21 @@ def test_measured_noise_of_a_local_step() -> None:
     assert errors.var() == pytest.approx(sigma**2, rel=5 * math.sqrt(2 / errors.size))
     on_grid = np.ldexp(step.apply(truth, random), step.fraction_bits)
     assert np.array_equal(on_grid, np.rint(on_grid))
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+@pytest.mark.parametrize("dimension", [0, 1, 14, (1 << 15) + 3])
+def test_a_noised_step_is_its_nearest_grid_point_and_the_integers_of_the_sampler(
+    dimension: int, dtype: str
+) -> None:
+    step = StepNoise(fraction_bits=7, sigma=1000.0)
+    total = np.random.default_rng(1).normal(scale=3.0, size=dimension).astype(dtype)
+    before = total.copy()
+    noised = step.apply(total, seeded_random(b"step"))
+    drawn = DiscreteGaussian(1000.0).sample(dimension, seeded_random(b"step"))
+    assert noised.dtype == np.float64
+    assert np.array_equal(noised, (np.rint(total.astype(float) * 128) + drawn) / 128)
+    assert np.array_equal(total, before)
 
 
 @pytest.mark.parametrize("bits", [16, 32, 64])

@@ -71,7 +71,7 @@ class Played:
     def prepare(self, round: int) -> Prepared | None:
         return None
 
-    def contribute(self, round: int, thresholds: object) -> np.ndarray:
+    def contribute(self, effect: Contribute) -> np.ndarray:
         return np.zeros(1, np.uint32)
 
     def own_evaluation(self) -> Evaluation:

@@ -25,6 +25,7 @@ from p2pfl.node.store import (
     DATABASE,
     EVIDENCE_BYTES,
     EVIDENCE_ROWS,
+    Charge,
     Exclusion,
     RoundOutcome,
     Store,
@@ -86,11 +87,13 @@ def test_what_is_written_is_there_after_reopening(tmp_path: Path) -> None:
         store.keep_evidence(PEERS[1], "two survivor sets", [b"one", b"two"])
         store.exclude(EXCLUSION)
         store.charge(6, None)
+        store.charge(7, CHARGE, PEERS)
         store.record_round(evaluated)
         store.record_round(skipped)
     with Store.open(tmp_path, IDENTITY, readonly=True) as store:
-        assert store.mechanisms() == [CHARGE] * 4
-        assert store.last_contribution() == 6
+        assert store.charges()[3:] == [Charge(3, CHARGE), Charge(6, None), Charge(7, CHARGE, PEERS)]
+        assert store.mechanisms() == [CHARGE] * 5
+        assert store.last_contribution() == 7
         assert store.rounds() == [*[outcome(round) for round in range(4)], evaluated, skipped]
         assert store.evaluation() == SUMS
         assert store.manifest() == manifest()

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfl.crypto.identity import Identity
-from p2pfl.gossip.manifest import Column, TaskSpec, from_toml
+from p2pfl.gossip.manifest import Column, TabularTask, from_toml
 from p2pfl.heart_disease import FEDERATION_TOML, HEADER, HOSPITALS, hospital_tables, write_hospital
 from p2pfl.node.errors import DataError
 from p2pfl.node.training import table as table_module
 from p2pfl.node.training.preprocessing import INPUT_LIMIT, Standardiser, numeric_features, statistics_of
 from p2pfl.node.training.table import Table, load_table
 
-TASK = TaskSpec(
+TASK = TabularTask(
     "tabular",
     "sick",
     ("yes", "maybe"),
@@ -202,7 +202,7 @@ def test_a_constant_column_does_not_blow_up() -> None:
 
 
 def test_a_task_without_numeric_columns() -> None:
-    task = TaskSpec("tabular", "y", ("1",), (Column("a", "categorical", levels=("0", "1")),))
+    task = TabularTask("tabular", "y", ("1",), (Column("a", "categorical", levels=("0", "1")),))
     table = Table(np.array([[1.0], [0.0]]), np.zeros(2))
     statistics = statistics_of(task, table)
     assert statistics.tolist() == [2]

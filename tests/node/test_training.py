@@ -19,33 +19,32 @@ from p2pfl.crypto.randomness import seeded_random
 from p2pfl.gossip.errors import LocalProtocolError
 from p2pfl.gossip.manifest import (
     Column,
+    DenseModel,
     GroupSpec,
     Manifest,
-    ModelSpec,
     PrivacySpec,
-    TaskSpec,
+    TabularTask,
     TimingSpec,
     TrainingSpec,
 )
 from p2pfl.node.errors import ManifestProblem
 from p2pfl.node.privacy import LOSS_CAP, poisson_sample, stage_plan, step_noise
-from p2pfl.node.training import models
 from p2pfl.node.training.models import Model
-from p2pfl.node.training.preprocessing import Standardiser
+from p2pfl.node.training.preprocessing import Standardiser, statistics_of
 from p2pfl.node.training.table import Table
 from p2pfl.node.training.trainer import Evaluation, Trainer
 
 Vector = NDArray[np.float64]
 
-LOGISTIC = ModelSpec("logistic")
-MLP = ModelSpec("mlp", (4, 3))
+LOGISTIC = DenseModel("logistic")
+MLP = DenseModel("mlp", (4, 3))
 MODELS = pytest.mark.parametrize("spec", [LOGISTIC, MLP], ids=["logistic", "mlp"])
 
 
 @cache
 def manifest(
     mode: str = "none",
-    spec: ModelSpec = LOGISTIC,
+    spec: DenseModel = LOGISTIC,
     sampling_rate: float = 0.5,
     local_steps: int = 1,
     clip_norm: float = 0.3,
@@ -55,7 +54,7 @@ def manifest(
         name="test",
         issuers=(Identity.from_seed(bytes(32)).peer_id,),
         members=(),
-        task=TaskSpec(
+        task=TabularTask(
             "tabular",
             "y",
             ("1",),
@@ -131,7 +130,7 @@ def slow_clipped_sum(model: Model, parameters: Vector, inputs: Vector, labels: V
 # -- gradients
 @MODELS
 @pytest.mark.parametrize("norm", [0.05, 0.7, math.inf])
-def test_clipped_gradients_against_one_record_at_a_time(spec: ModelSpec, norm: float) -> None:
+def test_clipped_gradients_against_one_record_at_a_time(spec: DenseModel, norm: float) -> None:
     model = Model(spec, 3)
     parameters, rng = parameters_of(model), np.random.default_rng(1)
     inputs, labels = rng.normal(size=(12, 3)), rng.integers(0, 2, 12).astype(np.float64)
@@ -140,17 +139,7 @@ def test_clipped_gradients_against_one_record_at_a_time(spec: ModelSpec, norm: f
 
 
 @MODELS
-def test_blocks_do_not_matter(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Model(spec, 3)
-    parameters, rng = parameters_of(model), np.random.default_rng(1)
-    inputs, labels = rng.normal(size=(11, 3)), rng.integers(0, 2, 11).astype(np.float64)
-    whole = model.summed_gradient(parameters, inputs, labels, 0.5)
-    monkeypatch.setattr(models, "_BLOCK_ELEMENTS", 4 * model.dimension)
-    assert model.summed_gradient(parameters, inputs, labels, 0.5) == pytest.approx(whole, abs=1e-13)
-
-
-@MODELS
-def test_an_empty_batch_has_no_gradient(spec: ModelSpec) -> None:
+def test_an_empty_batch_has_no_gradient(spec: DenseModel) -> None:
     model = Model(spec, 3)
     assert not model.summed_gradient(parameters_of(model), np.zeros((0, 3)), np.zeros(0), 1.0).any()
 
@@ -173,7 +162,7 @@ def test_a_record_without_gradient_stays_zero() -> None:
 
 # -- models
 @MODELS
-def test_layout_covers_the_vector(spec: ModelSpec) -> None:
+def test_layout_covers_the_vector(spec: DenseModel) -> None:
     model = Model(spec, 3)
     edges = [0, *(slot.stop for slot in model.layout)]
     assert [slot.start for slot in model.layout] == edges[:-1]
@@ -197,7 +186,7 @@ def test_initial_parameters_are_the_same_everywhere() -> None:
 
 
 def test_initial_weights_are_uniform() -> None:
-    model = Model(ModelSpec("mlp", (100,)), 25)
+    model = Model(DenseModel("mlp", (100,)), 25)
     weights = model.initial(b"uniform")[:2500] * 5
     assert weights.mean() == pytest.approx(0, abs=5 / math.sqrt(3 * 2500))
     assert weights.var() == pytest.approx(1 / 3, rel=0.1)
@@ -215,11 +204,12 @@ def test_trainers_start_from_the_manifest() -> None:
 # -- contributions
 def inputs_of(agreed: Manifest, records: Table, statistics: Vector) -> Vector:
     noised = agreed.privacy.mode != "none"
+    assert isinstance(agreed.task, TabularTask)
     return Standardiser.from_statistics(agreed.task, statistics, noised=noised).inputs(records)
 
 
 @MODELS
-def test_no_clip_and_no_noise_is_plain_sgd(spec: ModelSpec) -> None:
+def test_no_clip_and_no_noise_is_plain_sgd(spec: DenseModel) -> None:
     agreed = manifest("none", spec, sampling_rate=1.0, local_steps=3)
     one = trainer(agreed)
     statistics, start = one.statistics(), one.initial_parameters() + 0.1
@@ -333,6 +323,51 @@ def test_inputs_follow_the_statistics() -> None:
     assert one.contribution(start, statistics) == pytest.approx(first)
 
 
+# -- mode organisation
+def organisation(clip_norm: float = 0.05) -> Manifest:
+    return manifest("organisation", MLP, local_steps=4, clip_norm=clip_norm)
+
+
+def test_an_organisation_clips_all_that_it_changes_in_a_round() -> None:
+    """Several plain steps, as in mode none, and of what they change together the norm is cut."""
+    agreed = organisation()
+    plain = replace(agreed, privacy=agreed.privacy.with_mode("none"))
+    statistics, start = trainer(agreed).statistics(), parameters_of(Model(MLP, 3))
+    # Mode none trusts its statistics more than a noised mode does; these leave nothing to doubt.
+    moved = trainer(plain).contribution(start, statistics) - start
+    assert np.linalg.norm(moved) > 0.05
+    found = trainer(agreed).contribution(start, statistics) - start
+    assert found == pytest.approx(moved * (0.05 / np.linalg.norm(moved)), rel=1e-5)
+    assert 0.9999 * 0.05 < np.linalg.norm(found) <= 0.05
+    generous = organisation(1e3)
+    assert trainer(generous).contribution(start, statistics) - start == pytest.approx(moved)
+
+
+@pytest.mark.parametrize("count", [1, 3, 60])
+def test_an_organisation_adds_no_more_than_a_record_would(count: int) -> None:
+    """Its statistics and evaluation are means: neither its size nor its records show beyond noise."""
+    agreed = organisation()
+    one = Trainer(agreed, table(count), table(count, 1), seeded_random(b""))
+    statistics, parameters = one.statistics(), parameters_of(one.model) * 100
+    assert isinstance(agreed.task, TabularTask)
+    assert statistics == pytest.approx(statistics_of(agreed.task, table(count)) / count)
+    evaluation = one.evaluation(parameters, statistics)
+    assert evaluation[1] == 1
+    found = {"statistics": statistics, "evaluation": evaluation}
+    found["training"] = one.contribution(parameters, statistics) - parameters
+    for stage, vector in found.items():
+        assert np.linalg.norm(vector) <= stage_plan(agreed, stage, len(vector)).sensitivity
+    assert Trainer(agreed, table(), None, seeded_random(b"")).evaluation(parameters, statistics).sum() == 0
+
+
+def test_weight_decay_shrinks_before_the_step() -> None:
+    agreed = manifest("none", sampling_rate=1.0)
+    decayed = replace(agreed, training=replace(agreed.training, weight_decay=0.5))
+    statistics, start = trainer(agreed).statistics(), np.array([0.3, -0.2, 0.1, 0.5])
+    step = trainer(agreed).contribution(start, statistics) - start
+    assert trainer(decayed).contribution(start, statistics) == pytest.approx(start * (1 - 0.7 * 0.5) + step)
+
+
 # -- evaluation
 def test_evaluation_against_one_record_at_a_time() -> None:
     agreed = manifest("distributed", MLP)
@@ -407,7 +442,7 @@ def test_dimensions_are_those_of_the_vectors() -> None:
 # -- learning
 @MODELS
 @pytest.mark.parametrize("mode", ["none", "distributed", "local"])
-def test_it_learns(spec: ModelSpec, mode: str) -> None:
+def test_it_learns(spec: DenseModel, mode: str) -> None:
     agreed = manifest(mode, spec, 0.5, 1, 1.0)
     agreed = replace(agreed, training=replace(agreed.training, expected_batch=500.0, learning_rate=4.0))
     one = Trainer(agreed, table(1000), table(400, 9), seeded_random(b"learn"))

@@ -406,7 +406,7 @@ def test_privacy_of_a_manifest_before_it_runs(run: Run, federation: str) -> None
     assert f"federation: hearts ({federation[:12]}…)" in out
     found = re.search(r"epsilon planned: ([\d.]+) of 2, at delta 0.0001", out)
     assert found is not None
-    assert f"if 1 of a group collude: {found[1]}  (assumed)" in out
+    assert re.search(rf"if 1 of a group collude: +{found[1]} +[\d.]+  \(assumed\)", out)
     as_json = json.loads(run("privacy", "--federation", "hearts.manifest", "--json")[1])
     assert round(as_json["epsilon"], 3) == float(found[1])
     costs = [rung["epsilon"] for rung in as_json["ladder"]]
@@ -561,7 +561,7 @@ def test_without_the_manifest_data_files_must_at_least_be_readable(
     assert prepared.manifest is None
     assert prepared.records is None
     refused(run, ExitCode.DATA, "data.train: gone.csv: cannot be read", *node, "--data-train", "gone.csv")
-    refused(run, ExitCode.DATA, "data.test: home: cannot be read", *node, "--data-test", "home")
+    refused(run, ExitCode.DATA, "data.test: gone: cannot be read", *node, "--data-test", "gone")
     Path("home/test.csv").write_text("")
     refused(run, ExitCode.DATA, "data.test: home/test.csv: the file is empty", *node)
     assert len(daemon) == 1

@@ -5,7 +5,18 @@ from dataclasses import replace
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.explain import explain
-from p2pfl.gossip.manifest import GroupSpec, Manifest, ModelSpec, PrivacySpec, from_toml
+from p2pfl.gossip.manifest import (
+    ConvolutionalModel,
+    DenseModel,
+    GroupSpec,
+    ImageTask,
+    Manifest,
+    PrivacySpec,
+    SequenceModel,
+    TabularTask,
+    TextTask,
+    from_toml,
+)
 
 ISSUER, MEMBER, OTHER = (Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2, 3))
 MANIFEST = from_toml(
@@ -51,10 +62,46 @@ def test_what_differs_is_said_differently() -> None:
     assert words(closed)["who"] == "3 members listed, and nobody can be added"
     small = replace(MANIFEST, groups=GroupSpec(size=3))
     assert words(small)["robustness"].startswith("a group of 3 survives no member failing")
-    deep = replace(MANIFEST, model=ModelSpec("mlp", (8, 4)))
+    deep = replace(MANIFEST, model=DenseModel("mlp", (8, 4)))
     assert words(deep)["model"] == "mlp, 2 → 8 → 4 → 1, 65 parameters"
     local = replace(MANIFEST, privacy=MANIFEST.privacy.with_mode("local"))
     assert "even if all others collude" in words(local)["privacy"]
     assert words(replace(MANIFEST, privacy=PrivacySpec("none")))["privacy"].startswith(
         "none: no epsilon holds"
     )
+
+
+def test_an_organisation_is_promised_something_else() -> None:
+    whole = replace(MANIFEST, privacy=MANIFEST.privacy.with_mode("organisation"))
+    found = words(whole)["privacy"]
+    assert "for all records of a member together, if at most 1 of a group collude" in found
+    assert "a round's changes clipped to 1" in found
+
+
+def test_every_kind_of_task_and_model_is_said() -> None:
+    column = MANIFEST.task.columns
+    several = replace(
+        MANIFEST,
+        task=TabularTask("tabular", "y", (), column, classes=("a", "b", "c")),
+        model=DenseModel("logistic", outputs=3),
+    )
+    assert words(several)["task"] == "which of 3 classes y is, from 1 column (2 features)"
+    assert words(several)["model"] == "logistic, 2 → 3, 9 parameters"
+    number = replace(
+        MANIFEST, task=TabularTask("tabular", "y", (), column, low=0, high=9), model=DenseModel("linear")
+    )
+    assert words(number)["task"].startswith("y, a number from 0 to 9, from 1 column")
+    pictures = replace(
+        MANIFEST,
+        task=ImageTask("images", 8, 6, ("a", "b")),
+        model=ConvolutionalModel("cnn", (4,), (1, 8, 6), 2, kernel=3),
+    )
+    assert words(pictures)["task"] == "which of 2 classes a picture shows, 8 × 6 pixels of 1 channel"
+    assert words(pictures)["model"] == "cnn, 48 → 4 → 2, 138 parameters"
+    text = replace(
+        MANIFEST,
+        task=TextTask("text", "abc", 9, "document"),
+        model=SequenceModel("transformer", 4, (9,), 3, 2),
+    )
+    assert words(text)["task"] == "the next of 3 characters, from up to 9 before it; a record is a document"
+    assert words(text)["model"].startswith("transformer, 3 → 4 → 4 → 3, ")

@@ -1,16 +1,21 @@
-"""What a manifest will cost is what its nodes' ledgers will say."""
+"""What a manifest will cost is what its nodes' ledgers will say, and what is left of a run is what they then
+will.
+"""
 
 from dataclasses import replace
 
 import pytest
+from networkx import complete_graph  # type: ignore[import-untyped]  # ships no type information
 
 from p2pfl.crypto.identity import Identity
-from p2pfl.gossip.manifest import Manifest, from_toml
+from p2pfl.gossip.manifest import GroupSpec, Manifest, from_toml
 from p2pfl.gossip.thresholds import thresholds
-from p2pfl.node.accountant import epsilon
+from p2pfl.node.accountant import Kind, epsilon
 from p2pfl.node.errors import PrivacyError
-from p2pfl.node.privacy import calibrated, stage_plan
-from p2pfl.planning import check_promise, planned_ladder, planned_mechanisms
+from p2pfl.node.privacy import Budget, calibrated, dimension, stage_plan
+from p2pfl.node.store import Charge, RoundOutcome
+from p2pfl.planning import Terms, check_promise, outlook, planned_ladder, planned_mechanisms
+from p2pfl.topologies.schedule import groups as schedule
 
 
 def draft(mode: str, promise: str = "") -> Manifest:
@@ -28,7 +33,7 @@ def draft(mode: str, promise: str = "") -> Manifest:
     )
 
 
-@pytest.mark.parametrize("mode", ["distributed", "local"])
+@pytest.mark.parametrize("mode", ["distributed", "local", "organisation"])
 def test_the_plan_is_the_ledger_of_a_whole_run(mode: str) -> None:
     manifest = calibrated(draft(mode, ", epsilon = 2, delta = 1e-4"))
     group = manifest.groups.thresholds
@@ -63,3 +68,115 @@ def test_the_planned_ladder_is_for_the_worst_roster_that_may_form() -> None:
     ladder = planned_ladder(manifest)
     assert [colluders for colluders, _ in ladder] == [1, 2, 3, 4, 5, 6]
     assert ladder[0][1].pld <= 2 < ladder[1][1].pld
+
+
+# -- before there is a manifest
+def terms(kind: Kind, manifest: Manifest) -> Terms:
+    privacy, training = manifest.privacy, manifest.training
+    sizes = (160, training.rounds, training.sampling_rate, 7, manifest.groups)
+    return Terms(kind, privacy.epsilon, privacy.delta, *sizes)
+
+
+@pytest.mark.parametrize("mode", ["distributed", "local", "organisation"])
+def test_terms_take_the_noise_that_the_manifest_will_get(mode: Kind) -> None:
+    manifest = calibrated(draft(mode, ", epsilon = 2, delta = 1e-4"))
+    privacy, asked = manifest.privacy, terms(mode, manifest)
+    noise = asked.noise()
+    assert noise.training == privacy.noise_multiplier
+    assert noise.statistics == privacy.statistics_noise_multiplier
+    assert noise.evaluation == privacy.evaluation_noise_multiplier
+    assert asked.run(noise, manifest.groups.thresholds) == planned_mechanisms(manifest)
+    assert asked.ladder(noise) == planned_ladder(manifest)
+
+
+def test_no_roster_is_larger_than_the_federation() -> None:
+    manifest = calibrated(draft("distributed", ", epsilon = 2, delta = 1e-4"))
+    asked = replace(terms("distributed", manifest), members=5)
+    assert [colluders for colluders, _ in asked.ladder(asked.noise())] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("members", "size", "sizes"), [(3, 4, (3,)), (7, 4, (7,)), (8, 4, (4, 4)), (11, 4, (6, 5))]
+)
+def test_groups_are_those_of_the_schedule(members: int, size: int, sizes: tuple[int, ...]) -> None:
+    asked = replace(terms("distributed", draft("none")), members=members, groups=GroupSpec(size=size))
+    assert asked.group_sizes == sizes
+    drawn = schedule(complete_graph([str(node) for node in range(members)]), size, 3, bytes(32), 0)
+    assert sorted(map(len, drawn)) == sorted(sizes)
+
+
+# -- while it runs
+class Run:
+    """A node's journal, round by round."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.charges: list[Charge] = []
+        self.outcomes: list[RoundOutcome] = []
+
+    def round(self, stage: str, *, completed: bool = True, charged: bool = True) -> None:
+        number = len(self.outcomes)
+        plan = stage_plan(self.manifest, stage, dimension(self.manifest, stage))
+        mechanism = plan.mechanism(self.manifest.groups.thresholds) if charged else None
+        self.charges.append(Charge(number, mechanism))
+        reason = "" if completed else "too few"
+        self.outcomes.append(RoundOutcome(number, stage, (), (), reason, True, 0))
+
+    @property
+    def ahead(self) -> float:
+        """Epsilon at the planned end."""
+        found = outlook(self.manifest, self.charges, self.outcomes)
+        return epsilon(found.mechanisms, self.manifest.privacy.delta).pld
+
+    @property
+    def without(self) -> int:
+        return outlook(self.manifest, self.charges, self.outcomes).without_records
+
+
+@pytest.mark.parametrize("mode", ["distributed", "organisation"])
+def test_while_all_goes_well_the_end_is_as_it_was_planned(mode: str) -> None:
+    run = Run(calibrated(draft(mode, ", epsilon = 2, delta = 1e-4")))
+    planned = epsilon(planned_mechanisms(run.manifest), 1e-4).pld
+    assert run.ahead == planned
+    for stage in ("statistics", "training", "training"):
+        run.round(stage)
+        assert run.ahead == planned
+    assert run.without == 0
+
+
+def test_at_the_end_nothing_is_to_come() -> None:
+    run = Run(calibrated(draft("distributed", ", epsilon = 2, delta = 1e-4")))
+    for stage in ("statistics", *["training"] * 12, "evaluation"):
+        run.round(stage)
+    spent = [charge.mechanism for charge in run.charges if charge.mechanism is not None]
+    assert list(outlook(run.manifest, run.charges, run.outcomes).mechanisms) == spent
+
+
+def test_a_lost_statistics_round_takes_rounds_from_the_end_as_the_budget_will() -> None:
+    run = Run(calibrated(draft("distributed", ", epsilon = 2, delta = 1e-4")))
+    run.round("statistics", completed=False)
+    run.round("statistics")
+    without = run.without
+    assert 0 < without < 12
+    budget = Budget(run.manifest.privacy, [c.mechanism for c in run.charges if c.mechanism is not None])
+    training = stage_plan(run.manifest, "training", dimension(run.manifest, "training"))
+    allowed = [budget.allows(training, count) for count in range(13)]
+    assert allowed == [True] * (13 - without) + [False] * without
+    for _ in range(12 - without):
+        run.round("training")
+    for _ in range(without):
+        run.round("training", charged=False)
+    assert run.without == 0
+    assert run.ahead <= 2
+
+
+def test_a_lost_training_round_is_charged_and_not_made_up_for() -> None:
+    run = Run(calibrated(draft("distributed", ", epsilon = 2, delta = 1e-4")))
+    for rounds, charged in ((12, True), (12, False), (11, True)):
+        ahead = outlook(run.manifest, run.charges, run.outcomes).mechanisms
+        assert sum(entry.count for entry in ahead if entry.stage == "training") == rounds
+        run.round("training", completed=False, charged=charged)
+
+
+def test_nothing_is_to_come_without_an_epsilon() -> None:
+    assert outlook(draft("none"), [], []).mechanisms == ()

@@ -1,0 +1,212 @@
+"""What a manifest says about the model: named kinds with bounded sizes, never code.
+
+A record of a model is complete in itself: how many numbers go in and come out is in it, so its parameters can
+be counted, and bounded, before anything is allocated. People leave those sizes out: they follow from the task
+(:func:`sizes_for`), and a manifest in which the two differ is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, TypeAlias
+
+from p2pfl.gossip.declared import ManifestError, require, require_range
+from p2pfl.gossip.records import added
+from p2pfl.gossip.task_spec import (
+    MAX_ALPHABET,
+    MAX_CHANNELS,
+    MAX_CLASSES,
+    MAX_SIDE,
+    MAX_WINDOW,
+    ImageTask,
+    TabularTask,
+    TaskSpec,
+    TextTask,
+)
+
+MAX_LAYERS = 8
+MAX_WIDTH = 8192
+MAX_KERNEL = 15
+MAX_PARAMETERS = 25_000_000  # 100 MB in a ring of 32 bits
+MAX_ACTIVATIONS = 1 << 24  # numbers that one record becomes on its way through the model
+
+
+def _check_widths(widths: Sequence[int], field: str, least: int) -> None:
+    fits = least <= len(widths) <= MAX_LAYERS
+    require(fits, field, f"must list {least} to {MAX_LAYERS} layer widths")
+    for width in widths:
+        require_range(width, field, 1, MAX_WIDTH)
+
+
+def _linear(widths: Sequence[int]) -> int:
+    return sum((before + 1) * after for before, after in pairwise(widths))
+
+
+@dataclass(frozen=True, slots=True)
+class DenseModel:
+    """``logistic``, ``linear``, ``svm``: one linear layer, for classes by log loss, for a number by squared
+    error, for classes by hinge loss. ``mlp``: ``hidden`` layers of these widths before it, for either.
+    """
+
+    kind: Literal["logistic", "linear", "svm", "mlp"]
+    hidden: tuple[int, ...] = ()
+    outputs: int = added(1)
+
+    def __post_init__(self) -> None:
+        require_range(self.outputs, "model.outputs", 1, MAX_CLASSES)
+        if self.kind == "mlp":
+            _check_widths(self.hidden, "model.hidden", 1)
+            return
+        what = f'a {self.kind} model has no hidden layers; use kind = "mlp"'
+        require(not self.hidden, "model.hidden", what)
+
+    def parameters(self, features: int) -> int:
+        """Weights and biases of this model over ``features`` inputs."""
+        return _linear((features, *self.hidden, self.outputs))
+
+    def activations(self, features: int) -> int:
+        """Numbers that one record becomes on its way through."""
+        return features + sum(self.hidden) + self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class ConvolutionalModel:
+    """A block for each of ``channels``: a convolution of ``kernel`` × ``kernel`` that halves height and
+    width, with ``norm_groups`` (0: none) a group normalisation, and tanh; then dense layers as in an mlp.
+
+    ``inputs``: channels, height and width of a picture.
+    """
+
+    kind: Literal["cnn"]
+    channels: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: int
+    hidden: tuple[int, ...] = ()
+    kernel: int = 5
+    norm_groups: int = 0
+
+    def __post_init__(self) -> None:
+        require(len(self.inputs) == 3, "model.inputs", "must be channels, height and width of a picture")
+        for size, most in zip(self.inputs, (MAX_CHANNELS, MAX_SIDE, MAX_SIDE), strict=True):
+            require_range(size, "model.inputs", 1, most)
+        require_range(self.outputs, "model.outputs", 1, MAX_CLASSES)
+        _check_widths(self.channels, "model.channels", 1)
+        _check_widths(self.hidden, "model.hidden", 0)
+        require_range(self.kernel, "model.kernel", 1, MAX_KERNEL)
+        require(self.kernel % 2 == 1, "model.kernel", f"must be odd, not {self.kernel}")
+        require_range(self.norm_groups, "model.norm_groups", 0, MAX_WIDTH)
+        for channels in self.channels if self.norm_groups else ():
+            what = f"must divide every number of channels, {channels} among them"
+            require(channels % self.norm_groups == 0, "model.norm_groups", what)
+
+    @property
+    def flat(self) -> int:
+        """Numbers that the last block gives."""
+        _, height, width = self.inputs
+        return self.channels[-1] * _halved(height, len(self.channels)) * _halved(width, len(self.channels))
+
+    def parameters(self, features: int) -> int:
+        """Weights and biases."""
+        filters = sum(
+            after * (before * self.kernel**2 + 1) + (2 * after if self.norm_groups else 0)
+            for before, after in pairwise((self.inputs[0], *self.channels))
+        )
+        return filters + _linear((self.flat, *self.hidden, self.outputs))
+
+    def activations(self, features: int) -> int:
+        """Numbers that one record becomes on its way through."""
+        _, height, width = self.inputs
+        maps = sum(
+            channels * _halved(height, depth) * _halved(width, depth)
+            for depth, channels in enumerate(self.channels, start=1)
+        )
+        return features + maps + sum(self.hidden) + self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceModel:
+    """Reads characters in order and says after each what comes next.
+
+    ``gru``: ``layers`` recurrent layers of ``width`` units. ``transformer``: ``layers`` blocks of causal
+    attention with ``heads`` heads and a dense layer of four times ``width``. ``inputs``: characters of a
+    record that are read, at most.
+    """
+
+    kind: Literal["gru", "transformer"]
+    width: int
+    inputs: tuple[int, ...]
+    outputs: int
+    layers: int = 1
+    heads: int = 1
+
+    def __post_init__(self) -> None:
+        require(len(self.inputs) == 1, "model.inputs", "must be the characters of a record")
+        require_range(self.inputs[0], "model.inputs", 1, MAX_WINDOW)
+        require_range(self.outputs, "model.outputs", 1, MAX_ALPHABET)
+        require_range(self.width, "model.width", 1, MAX_WIDTH)
+        require_range(self.layers, "model.layers", 1, MAX_LAYERS)
+        require_range(self.heads, "model.heads", 1, MAX_WIDTH)
+        if self.kind == "gru":
+            require(self.heads == 1, "model.heads", "only a transformer has heads")
+        what = f"must divide the width, {self.width}"
+        require(self.width % self.heads == 0, "model.heads", what)
+
+    def parameters(self, features: int) -> int:
+        """Weights, biases and embeddings over an alphabet of ``features`` characters."""
+        width, ends = self.width, features * self.width + self.outputs * (self.width + 1)
+        if self.kind == "gru":
+            return ends + self.layers * 3 * width * (2 * width + 2)
+        return ends + self.inputs[0] * width + self.layers * (12 * width**2 + 13 * width) + 2 * width
+
+    def activations(self, features: int) -> int:
+        """Numbers that one record becomes on its way through."""
+        [length] = self.inputs
+        block = 12 * self.width if self.kind == "gru" else 12 * self.width + 2 * self.heads * length
+        return length * (self.layers * block + self.outputs)
+
+
+ModelSpec: TypeAlias = DenseModel | ConvolutionalModel | SequenceModel
+
+
+def sizes_for(task: TaskSpec, kind: str) -> dict[str, object]:
+    """``outputs`` and ``inputs`` of a model of ``kind`` for ``task``, as they stand in a record."""
+    sizes: dict[str, object] = {"outputs": task.outputs}
+    if isinstance(task, ImageTask) and kind == "cnn":
+        sizes["inputs"] = (task.channels, task.height, task.width)
+    if isinstance(task, TextTask) and kind in ("gru", "transformer"):
+        sizes["inputs"] = (task.window,)
+    return sizes
+
+
+def require_fit(task: TaskSpec, model: ModelSpec) -> None:
+    """Raises ManifestError unless ``model`` can learn ``task``, within bounds."""
+    fitting = _kinds_for(task)
+    if model.kind not in fitting:
+        known = ", ".join(f'"{kind}"' for kind in fitting)
+        raise ManifestError("model.kind", f'"{model.kind}" does not fit the task; use one of {known}')
+    for name, size in sizes_for(task, model.kind).items():
+        found = getattr(model, name)
+        require(found == size, f"model.{name}", f"must be {size} for this task, not {found}")
+    largest = "model.hidden" if isinstance(model, DenseModel | ConvolutionalModel) else "model.width"
+    parameters = model.parameters(task.features)
+    what = f"{parameters} parameters, at most {MAX_PARAMETERS} are allowed"
+    require(parameters <= MAX_PARAMETERS, largest, what)
+    numbers = model.activations(task.features)
+    what = f"one record becomes {numbers} numbers in this model, at most {MAX_ACTIVATIONS} are allowed"
+    require(numbers <= MAX_ACTIVATIONS, largest, what)
+
+
+def _kinds_for(task: TaskSpec) -> tuple[str, ...]:
+    match task:
+        case TabularTask(is_regression=True):
+            return ("linear", "mlp")
+        case TabularTask():
+            return ("logistic", "svm", "mlp")
+        case ImageTask():
+            return ("logistic", "svm", "mlp", "cnn")
+        case TextTask():
+            return ("gru", "transformer")
+
+
+def _halved(size: int, times: int) -> int:
+    return -(-size // (1 << times))
