@@ -359,7 +359,7 @@ def test_whoever_has_contributed_is_not_brought_to_begin_again(exchange: str, ki
         if not (isinstance(event, Received) and isinstance(event.message, Masked) and mine):
             return ()
         return [
-            Send(peer, me.sign(replace(mine[0], roster=bytes(32)))) for peer in GROUP[:6] if peer != me.peer
+            Send(peer, me.sign(elsewhere(mine[0], roster=bytes(32)))) for peer in GROUP[:6] if peer != me.peer
         ]
 
     wrap = {3: attacker(react=react)}
