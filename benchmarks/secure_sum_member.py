@@ -1,7 +1,7 @@
 """One member of the rounds that secure_sum.py times: a process of its own, told by lines of JSON what to do.
 
-It prints its address, reads everybody's, connects, and then answers every line: {"play": "plain" | "whole" |
-"secure", "round": n, "dim": d} with what it took, once it holds the sum.
+It prints its address, reads everybody's, connects, prints its memory, and then answers every line:
+{"play": "plain" | "whole" | "secure", "round": n, "dim": d} with what it took, once it holds the sum.
 """
 
 import json
@@ -258,7 +258,7 @@ async def main(number: int, members: int) -> None:
         tell(member.transport.addresses[0])
         read: Callable[[], str] = sys.stdin.readline
         await member.connect(json.loads(await trio.to_thread.run_sync(read)))
-        tell("connected")
+        tell(resident_bytes())
         while line := await trio.to_thread.run_sync(read):
             tell(await play(member, json.loads(line)))
         nursery.cancel_scope.cancel()

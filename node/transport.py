@@ -148,12 +148,12 @@ class Transport:
                     host = self._host = self._make_host()
                     async with host.run(bound):
                         self._addresses = dialable(bound, self._identity.peer_id)
-                        nursery.start_soon(self._queue.run)
                         forget = cast(Any, host.get_peerstore()).start_cleanup_task
                         nursery.start_soon(forget, _PEERSTORE_CLEANUP_SECONDS)
                         task_status.started()
                         await trio.sleep_forever()
         finally:
+            self._queue.close()
             with trio.CancelScope(shield=True):
                 await self._tcp.close()
 
@@ -209,12 +209,12 @@ class Transport:
         return frozenset(peer for peer, session in self._sessions.items() if not session.lost)
 
     @property
-    def events(self) -> trio.MemoryReceiveChannel[TransportEvent]:
+    def events(self) -> trio.abc.ReceiveChannel[TransportEvent]:
         """What happened, in order.
 
         While nobody receives, peers' messages wait and, in the end, so do the peers.
         """
-        return self._queue.receive
+        return self._queue
 
     def traffic(self, peer: PeerId | None = None) -> Traffic:
         """Bytes exchanged since the start with ``peer``, or with everybody ever admitted."""

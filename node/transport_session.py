@@ -134,28 +134,28 @@ class Session:
         self._use(-self.queued)
 
 
-class EventQueue:
+class EventQueue(trio.abc.ReceiveChannel[TransportEvent]):
     """Events in order. Messages wait for room, in the order in which they came to wait, so that a slow
     consumer stops the reading; the rest never waits.
 
     Of the rest, refusals are dropped if nobody looks at them, and :attr:`crowded` says when nobody sees peers
-    come and go.
+    come and go. Once closed, what is left can be received, and then there is EndOfChannel.
     """
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages, self._max_bytes = max_messages, max_bytes
         self._events: deque[TransportEvent] = deque()
         self._messages = self._bytes = 0
+        self._closed = False
         self._turn = trio.StrictFIFOLock()
         self._filled = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
-        self._send, self.receive = trio.open_memory_channel[TransportEvent](0)
 
     def put(self, event: TransportEvent) -> None:
         """Add an event other than a message."""
         if not isinstance(event, GuestRefused) or len(self._events) < MAX_REFUSALS_QUEUED:
             self._events.append(event)
-            self._filled.unpark_all()
+            self._filled.unpark()
 
     @property
     def crowded(self) -> bool:
@@ -170,24 +170,32 @@ class EventQueue:
         self._messages += 1
         self._bytes += len(event.data)
         self._events.append(event)
-        self._filled.unpark_all()
+        self._filled.unpark()
 
     def _fits(self, size: int) -> bool:
         return self._messages < self._max_messages and self._bytes + size <= self._max_bytes
 
-    async def run(self) -> None:
-        """Pass events to :attr:`receive` until cancelled, or until nobody holds its other end."""
-        async with self._send:
-            while True:
-                while not self._events:
-                    await self._filled.park()
-                try:
-                    await self._send.send(self._events[0])
-                except trio.BrokenResourceError:
-                    self._events.clear()
-                    await trio.sleep_forever()
-                passed = self._events.popleft()
-                if isinstance(passed, MessageReceived):
-                    self._messages -= 1
-                    self._bytes -= len(passed.data)
-                    self._room.unpark_all()
+    async def receive(self) -> TransportEvent:
+        """The next event. Raises trio.EndOfChannel once the queue is closed and empty."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._events:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        while not self._events:
+            if self._closed:
+                raise trio.EndOfChannel
+            await self._filled.park()
+        event = self._events.popleft()
+        if isinstance(event, MessageReceived):
+            self._messages -= 1
+            self._bytes -= len(event.data)
+            self._room.unpark_all()
+        return event
+
+    def close(self) -> None:
+        """There will be no more events."""
+        self._closed = True
+        self._filled.unpark_all()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()

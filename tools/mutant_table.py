@@ -243,7 +243,7 @@ MUTATIONS: Final = {
     ],
     ("gossip/scatter", "gossip/floods"): [
         (" or not self._is_wanted(*place):", ":", "keeps chunks that it never asked for"),
-        ("_EARLY_PLANS: Final = 2", "_EARLY_PLANS: Final = 1 << 20", "keeps parts of any number of plans"),
+        ("_EARLY_PLANS: Final = 1", "_EARLY_PLANS: Final = 1 << 20", "keeps parts of any number of plans"),
         (
             "if isinstance(message, Check) or len(kept) <= self._most:",
             "if True:",
@@ -347,7 +347,7 @@ MUTATIONS: Final = {
         ),
         ("suspects = liars or self.members", "suspects = self.members", "every wrong word costs a vector"),
         (
-            "        if check.author in self._differing and check.parts == self._part_digests:",
+            "        if differs or self._disputed is not None:",
             "        if False:",
             "one member's two checks divide the others",
         ),
@@ -394,7 +394,7 @@ MUTATIONS: Final = {
             "Secrets.fresh(self._suite, self._random)",
             "the same secrets in every attempt",
         ),
-        ("            if now >= self._ends_at:", "            if False:", "a round without an end"),
+        ("            elif now >= self._ends_at:", "            elif False:", "a round without an end"),
         (
             "        if message.roster == sum_.roster.digest:",
             "        if True:",

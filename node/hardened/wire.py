@@ -33,8 +33,8 @@ async def read_exactly(
 ) -> bytes:
     """``size`` bytes; ``seen`` is shown every part as it comes.
 
-    What is held grows with what arrives, not with what was announced. Raises WireError if fewer come, or more
-    slowly than the module says.
+    What is held grows with what arrives, not with what was announced. No checkpoint if all of it is there.
+    Raises WireError if fewer come, or more slowly than the module says.
     """
     arrived, due = Arrived(), PIECE
     try:

@@ -125,14 +125,13 @@ class YamuxStream(IMuxedStream):
 
         Raises MuxedStreamEOF after the peer's FIN, MuxedStreamReset if the stream or its connection broke.
         """
-        if n == 0:
-            await trio.lowlevel.checkpoint()
-            return b""
-        return b"".join(await self.read_parts(n))
+        await trio.lowlevel.checkpoint()
+        return b"" if n == 0 else b"".join(await self.read_parts(n))
 
     async def read_parts(self, n: int | None = None) -> list[memoryview]:
-        """:meth:`read`, ``n`` above 0, in the parts in which it is held, so that all are joined once."""
-        await trio.lowlevel.checkpoint()
+        """:meth:`read`, ``n`` above 0, in the parts in which it is held, so that all are joined once. No
+        checkpoint if something is there.
+        """
         await self.wait_for_more()
         if not self._received:
             if self._failure is not None:

@@ -215,7 +215,11 @@ def contradicts_nothing(rehearsal: Rehearsal, author: PeerId) -> None:
             place: tuple[object, ...] = tuple(getattr(message, name, None) for name in names)
             if isinstance(message, Survivors | Reveal):
                 place = ()
-            if not isinstance(message, Plan):
+            if isinstance(message, Plan):
+                again = said.setdefault((message.TAG, message.mark), b"") or (Survivors.TAG,) not in said
+                said[message.TAG, message.mark] = b"said"
+                assert again, "a plan after it has signed"
+            else:
                 known = said.setdefault((message.TAG, *place), message.signed_bytes())
                 assert known == message.signed_bytes(), f"two values of {message.TAG}"
 

@@ -317,7 +317,53 @@ def plan_that_a_stranger_adds_up(me: Attacker, plan: Plan, to: PeerId) -> Messag
 )
 def test_whoever_makes_the_plan_does_not_choose_the_survivors(lie: Lie) -> None:
     wrap = {0: attacker(lying(Plan, lie))}
-    all_complete(attacked("scatter", wrap), wrap, ALL)
+    rehearsal = attacked("scatter", wrap)
+    all_complete(rehearsal, wrap, ALL)
+    breaks = lie in (plan_with_a_stranger, plan_that_nobody_adds_up, plan_that_a_stranger_adds_up)
+    assert breaks == any(error.peer == GROUP[0] for _, error in rehearsal.net.errors)
+
+
+def test_whoever_is_left_out_with_good_reason_says_nothing_more() -> None:
+    """Too many lack its chunks. One of the others still tells it everything: were it to check the sum, it
+    would be taken for an intruder.
+    """
+    quick = steady()
+
+    def link(sender: PeerId, receiver: PeerId, message: Message, rng: np.random.Generator) -> Iterable[float]:
+        lost = isinstance(message, Masked) and sender == GROUP[5] and receiver in GROUP[1:4]
+        return () if lost else quick(sender, receiver, message, rng)
+
+    def tells(me: Attacker, event: Event, now: float) -> Iterable[Effect]:
+        heard = isinstance(event, Received) and isinstance(event.message, Part | Check | Plan)
+        told = [event.message] if heard and isinstance(event, Received) else []
+        return [
+            Send(GROUP[5], message)
+            for message in [*told, *me.said]
+            if isinstance(message, Part | Check | Plan)
+        ]
+
+    wrap = {0: attacker(react=tells)}
+    rehearsal = attacked("scatter", wrap, link=link)
+    assert all(rehearsal.completed[peer].survivors == GROUP[:5] for peer in GROUP[1:5])
+    said = [sent.message for sent in rehearsal.net.sent if sent.sender == GROUP[5]]
+    assert not any(isinstance(message, Check | Survivors) for message in said)
+
+
+@exchanges
+@pytest.mark.parametrize("kind", [Ack, Bundle])
+def test_whoever_has_contributed_is_not_brought_to_begin_again(exchange: str, kind: type[Message]) -> None:
+    """By one that answers another proposal than all the others, once they have sent their vectors."""
+
+    def react(me: Attacker, event: Event, now: float) -> Iterable[Effect]:
+        mine = [message for message in me.said if isinstance(message, kind)]
+        if not (isinstance(event, Received) and isinstance(event.message, Masked) and mine):
+            return ()
+        return [
+            Send(peer, me.sign(elsewhere(mine[0], roster=bytes(32)))) for peer in GROUP[:6] if peer != me.peer
+        ]
+
+    wrap = {3: attacker(react=react)}
+    all_complete(attacked(exchange, wrap), wrap, ALL)
 
 
 @pytest.mark.parametrize("everybody_lacks", [True, False])

@@ -154,7 +154,6 @@ def test_messages_enter_in_the_order_in_which_they_came_to_wait() -> None:
     async def test() -> None:
         queue, entered = EventQueue(100, 100), []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(queue.run)
 
             async def put(size: int) -> None:
                 await queue.put_message(MessageReceived(SECOND, bytes(size)))
@@ -166,7 +165,7 @@ def test_messages_enter_in_the_order_in_which_they_came_to_wait() -> None:
                 await trio.testing.wait_all_tasks_blocked()
             assert entered == [90]
             for size in sizes:
-                event = await queue.receive.receive()
+                event = await queue.receive()
                 assert isinstance(event, MessageReceived)
                 assert len(event.data) == size
             assert entered == sizes
