@@ -50,6 +50,7 @@ from p2pfl.topologies.graphs import FAMILIES
 
 __all__ = [
     "FORMAT",
+    "LEAST_CLIP_NORM",
     "LEAST_FRACTION_BITS",
     "MAX_BYTES",
     "MAX_COLUMNS",
@@ -83,6 +84,7 @@ MAX_MEMBERS = 256
 MAX_ROUNDS = 1_000_000
 PARAMETER_LIMIT = 64.0
 MAX_PARAMETER_LIMIT = 1e9
+LEAST_CLIP_NORM = 1e-14  # its square, and that of a little less, is far from the smallest float32
 LEAST_FRACTION_BITS = 8  # in 16 bits: inputs are standardised, so a useful parameter is about 1
 _DAY = 86_400.0
 
@@ -144,7 +146,7 @@ class PrivacySpec:
     evaluation_noise_multiplier: float = 0.0
 
     def __post_init__(self) -> None:
-        require_range(self.clip_norm, "privacy.clip_norm", 0, 1e6, above=True)
+        require_range(self.clip_norm, "privacy.clip_norm", LEAST_CLIP_NORM, 1e6)
         if self.mode == "none":
             for name in ("epsilon", "delta", *_MULTIPLIERS):
                 require(

@@ -215,12 +215,12 @@ SETTINGS: tuple[Setting, ...] = (
         "members to call first, each as it printed its address at its start",
     ),
     Setting(
-        "data_train", "data", "train", _path, None, True, "CSV",
-        "the records to learn from; they never leave this machine",
+        "data_train", "data", "train", _path, None, True, "FILE",
+        "the records to learn from, a file or a folder as docs/tasks.md says; they never leave this machine",
     ),
     Setting(
-        "data_test", "data", "test", _path, None, False, "CSV",
-        "records kept aside to measure the model on",
+        "data_test", "data", "test", _path, None, False, "FILE",
+        "records kept aside to measure the model on, in the same form",
     ),
     Setting(
         "log_level", "log", "level", _level, "info", True, "LEVEL",

@@ -28,8 +28,10 @@ _WIDTHS = (*(max(10, len(title) + 1) for title in HOSPITALS), 10, 7)
 _PUBLISHED_NOTE = """\
 [1] FLamby's run of its own baselines (Ogier du Terrail et al., NeurIPS 2022): five seeds, each
     hospital's inputs scaled by its own mean; ours is one run, scaled alike by one secure sum"""
+_ONLY_ITS_OWN = "[2] equal: so many could open two sums, and then only the node's own noise is counted"
 _LADDER_NOTES = {
-    "distributed": "[2] equal: so many could open two sums, and then only the node's own noise is counted",
+    "distributed": _ONLY_ITS_OWN,
+    "organisation": _ONLY_ITS_OWN,
     "local": "[2] equal: every node adds all of the noise by itself",
 }
 
@@ -171,7 +173,8 @@ def _print_privacy(manifest: Manifest, statuses: Statuses) -> None:
         print(_row(f"  if {colluders} of a group collude{mark}", _figures(cells)))
     bounds = _figures(statuses[name].get("epsilon_rdp") for name in HOSPITALS)
     print(_row("  Rényi bound: looser, a cross-check", bounds))
-    print(f"at delta {privacy.delta:g}, for one patient's record, added or removed; mode {privacy.mode}")
+    whose = "all records of a hospital together" if privacy.mode == "organisation" else "one patient's record"
+    print(f"at delta {privacy.delta:g}, for {whose}, added or removed; mode {privacy.mode}")
     if len(set(figures)) < len(figures):
         print(_LADDER_NOTES[privacy.mode])
 

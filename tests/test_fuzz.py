@@ -16,7 +16,7 @@ from target import Target
 from p2pfl.gossip.participant import MESSAGES
 
 MUTATIONS = 200
-MOST_CORPUS_BYTES = 200_000
+MOST_CORPUS_BYTES = 240_000
 
 each = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 

@@ -37,7 +37,7 @@ class Model:
         self._objective = objective or TwoClasses(hinge=spec.kind == "svm")
         self._module = network(spec, features).to(dtype)
         self._dtype = dtype
-        self._gradient = ClippedGradient(self._module, self._objective.losses)
+        self._gradient = ClippedGradient(self._module, self._objective.losses, self._objective.slopes)
         self.block = max(1, _BLOCK_ELEMENTS // spec.activations(features))
         """Records that are worked on at a time when nothing is learnt."""
         self.layout: tuple[Slot, ...] = self._gradient.layout

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, relu
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, one_hot, relu, softmax
 
 from p2pfl.gossip.manifest import ImageTask, ModelSpec, TabularTask, TaskSpec, TextTask
 from p2pfl.node.training.text import PADDING
@@ -32,6 +32,9 @@ class Objective(Protocol):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What training makes small: shape (n,)."""
+
+    def slopes(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The derivatives of the losses by the outputs: shaped like the outputs."""
 
     def measured(self, outputs: Array, targets: NDArray[Any]) -> tuple[Array, Array]:
         """How right, in [0, 1], and the loss in units, not capped: each of shape (n,)."""
@@ -72,10 +75,20 @@ class TwoClasses:
             losses = relu(1 - (2 * targets - 1) * outputs)
         else:
             losses = binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        return self._weighted(losses, targets)
+
+    def slopes(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Probability less target; for the hinge loss the margin's sign where the margin is short."""
+        if self.hinge:
+            signs = 2 * targets - 1
+            return self._weighted(-signs * (signs * outputs < 1), targets)
+        return self._weighted(torch.sigmoid(outputs) - targets, targets)
+
+    def _weighted(self, values: Tensor, targets: Tensor) -> Tensor:
         if not self.weights:
-            return losses
+            return values
         others, positive = self.weights
-        return losses * (others + (positive - others) * targets)
+        return values * (others + (positive - others) * targets)
 
     def measured(self, outputs: Array, targets: NDArray[Any]) -> tuple[Array, Array]:
         """1 where the sign is right; log loss in nats, or hinge loss."""
@@ -111,6 +124,17 @@ class Classes:
             losses = -log_softmax(outputs, -1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
         return losses * outputs.new_tensor(self.weights)[wanted] if self.weights else losses
 
+    def slopes(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Probabilities less 1 for the right class; for hinge losses, the signs of margins that are short."""
+        wanted = targets.long()
+        right = one_hot(wanted, self.count).to(outputs.dtype)
+        if self.hinge:
+            signs = 1 - 2 * right
+            slopes = signs * (signs * outputs > -1)
+        else:
+            slopes = softmax(outputs, -1) - right
+        return slopes * outputs.new_tensor(self.weights)[wanted].unsqueeze(-1) if self.weights else slopes
+
     def measured(self, outputs: Array, targets: NDArray[Any]) -> tuple[Array, Array]:
         """1 where the largest score is the right one; the loss in units."""
         wanted = torch.from_numpy(targets)
@@ -144,6 +168,10 @@ class Number:
         """Half the squared error."""
         return (outputs - targets) ** 2 / 2
 
+    def slopes(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The error."""
+        return outputs - targets
+
     def measured(self, outputs: Array, targets: NDArray[Any]) -> tuple[Array, Array]:
         """1 - |error| and error², both as parts of the range: predictions are cut to it."""
         errors = (np.clip(outputs, -1.0, 1.0) - targets.astype(np.float64)) / 2
@@ -171,6 +199,13 @@ class NextCharacter:
         wanted = targets.long().clamp(min=0).unsqueeze(-1)
         chosen = log_softmax(outputs, -1).gather(-1, wanted).squeeze(-1)
         return -(chosen * there).sum(-1) / there.sum(-1).clamp(min=1)
+
+    def slopes(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Probabilities less 1 for the right character, over the characters of the record."""
+        there = (targets != PADDING).to(outputs.dtype)
+        right = one_hot(targets.long().clamp(min=0), self.alphabet).to(outputs.dtype)
+        shares = there / there.sum(-1, keepdim=True).clamp(min=1)
+        return (softmax(outputs, -1) - right) * shares.unsqueeze(-1)
 
     def measured(self, outputs: Array, targets: NDArray[Any]) -> tuple[Array, Array]:
         """Share of a record's characters that were foreseen; mean loss in units."""

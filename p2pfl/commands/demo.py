@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", metavar="N", type=int, help="training rounds (default: as in the manifest)"
     )
     parser.add_argument(
-        "--mode", choices=("distributed", "local", "none"), help="privacy mode (default: as in the manifest)"
+        "--mode",
+        choices=("distributed", "local", "organisation", "none"),
+        help="privacy mode (default: as in the manifest); organisation hides a whole hospital, for which four"
+        " are too few: it learns nothing",
     )
 
 

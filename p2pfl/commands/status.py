@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``p2pfl status``."""
     parser.description = (
-        "Say whether the node runs, which round it is in, what it has spent of its privacy budget, where its"
-        " model is, who is excluded because its signed messages contradict each other, and what else was done"
-        " against the protocol. Reads the state directory only; the node may be running meanwhile."
+        "Say whether the node runs, which round it is in, what it has spent of its privacy budget and will"
+        " have at the planned end, where its model is, who is excluded because its signed messages"
+        " contradict each other, and what else was done against the protocol. Reads the state directory"
+        " only; the node may be running meanwhile."
     )
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the node's TOML")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -44,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
 class _Report:
     """``said``: what the node last wrote about itself. ``evidence``: (peer, what it did, messages kept).
     ``excluded``: (peer, what it did, since when: a date and time in UTC). ``saturated``: how many of this
-    node's values were beyond the encoding's limit, in each round in which any were.
+    node's values were beyond the encoding's limit, in each round in which any were. ``end``: epsilon at the
+    planned end; None if there is none, or it is infinite.
     """
 
     name: str
@@ -54,12 +57,14 @@ class _Report:
     evidence: Sequence[tuple[str, str, int]]
     excluded: Sequence[tuple[str, str, str]]
     saturated: Sequence[int]
+    end: float | None
 
     def as_dict(self) -> dict[str, object]:
         kept = [{"peer": peer, "kind": kind, "messages": count} for peer, kind, count in self.evidence]
         out = [{"peer": peer, "kind": kind, "since": since} for peer, kind, since in self.excluded]
         cut = {"saturated_values": sum(self.saturated), "saturated_rounds": len(self.saturated)}
-        return {**asdict(self.said), "running": self.running, "evidence": kept, "excluded": out, **cut}
+        now = {"running": self.running, "epsilon_at_the_end": self.end}
+        return {**asdict(self.said), **now, "evidence": kept, "excluded": out, **cut}
 
     def lines(self) -> Iterator[str]:
         said = self.said
@@ -92,9 +97,10 @@ class _Report:
         said = self.said
         if said.privacy_mode == "none":
             return alarm("NONE: the federation's mode promises no privacy")
+        end = "" if self.end is None else f"; {self.end:.3f} at the planned end"
         if said.epsilon is None or said.epsilon_budget is None:
-            return "being spent; p2pfl privacy computes it"
-        return f"{said.epsilon:.3f} of {said.epsilon_budget:g} at delta {said.delta:g}"
+            return f"being spent; p2pfl privacy computes it{end}"
+        return f"{said.epsilon:.3f} of {said.epsilon_budget:g} at delta {said.delta:g}{end}"
 
 
 def _look(state: "State") -> _Report:
@@ -109,7 +115,21 @@ def _look(state: "State") -> _Report:
     ]
     saturated = [outcome.saturated for outcome in state.store.rounds() if outcome.saturated]
     name, federation = state.manifest.name, state.manifest.federation_id
-    return _Report(name, federation, is_locked(state.config.state), found, kept, excluded, saturated)
+    running, end = is_locked(state.config.state), _planned_end(state)
+    return _Report(name, federation, running, found, kept, excluded, saturated, end)
+
+
+def _planned_end(state: "State") -> float | None:
+    """Epsilon when the programme is over; None if the mode promises none, or it is infinite."""
+    from p2pfl.node.accountant import epsilon
+    from p2pfl.planning import outlook
+
+    manifest, store = state.manifest, state.store
+    if manifest.privacy.mode == "none":
+        return None
+    ahead = outlook(manifest, store.charges(), store.rounds())
+    end = epsilon(ahead.mechanisms, manifest.privacy.delta).pld
+    return end if math.isfinite(end) else None
 
 
 def _moment(seconds: int) -> str:

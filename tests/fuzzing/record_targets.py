@@ -3,6 +3,7 @@
 import base64
 import binascii
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -17,12 +18,16 @@ from p2pfl.crypto.identity import parse_peer_id
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.manifest import (
     Column,
+    ConvolutionalModel,
     DenseModel,
     GroupSpec,
+    ImageTask,
     Manifest,
     ManifestError,
     PrivacySpec,
+    SequenceModel,
     TabularTask,
+    TextTask,
     TimingSpec,
     TrainingSpec,
     canonical_bytes,
@@ -53,6 +58,36 @@ _MANIFEST: Final = Manifest(
     GroupSpec(),
     TimingSpec(),
     7,
+)
+_MANIFESTS: Final = (
+    _MANIFEST,
+    replace(
+        _MANIFEST,
+        task=TabularTask(
+            "tabular",
+            "num",
+            columns=(
+                replace(_COLUMNS[0], missing="indicator"),
+                replace(_COLUMNS[1], missing="level", unknown="missing"),
+            ),
+            classes=("a", "b", "c"),
+            class_weights=(1.0, 2.5, 1.0),
+        ),
+        model=DenseModel("svm", outputs=3),
+        training=replace(_MANIFEST.training, weight_decay=0.5),
+    ),
+    replace(
+        _MANIFEST,
+        task=ImageTask("images", 6, 4, ("0", "1"), 2, class_weights=(1.0, 3.0)),
+        model=ConvolutionalModel("cnn", (4, 8), (2, 6, 4), 2, (3,), 3, 2),
+        privacy=replace(_MANIFEST.privacy, mode="organisation"),
+    ),
+    replace(
+        _MANIFEST,
+        task=TextTask("text", "\n abcé", 5, "line", "skip"),
+        model=SequenceModel("transformer", 8, (5,), 6, 2, 4),
+    ),
+    replace(_MANIFEST, task=TextTask("text", "ab", 3, "chunk"), model=SequenceModel("gru", 4, (3,), 2)),
 )
 _DIMENSIONS: Final = (2, 3)
 
@@ -141,7 +176,7 @@ RECORD_TARGETS: Final = (
             pack([1 << 63, -(1 << 63), "é" * 99, bytes(300)]),
         ),
     ),
-    Target("manifest", _manifest, (ManifestError,), (canonical_bytes(_MANIFEST),)),
+    Target("manifest", _manifest, (ManifestError,), tuple(map(canonical_bytes, _MANIFESTS))),
     Target("ticket", _ticket, (TicketError,), (_TICKET.encode(),), _reshaped_ticket),
     Target("greeting", _greeting, (ValueError,), (Greeting((1, 2), b"f" * 32, 1 << 31, _TICKET).to_bytes(),)),
     Target(

@@ -202,6 +202,7 @@ WRONG = [
     ("delta = 1e-4", "delta = 0.0", "privacy.delta"),
     ("clip_norm = 1.5", "clip_norm = 0", "privacy.clip_norm"),
     ("clip_norm = 1.5", "clip_norm = -1", "privacy.clip_norm"),
+    ("clip_norm = 1.5", "clip_norm = 9e-15", "privacy.clip_norm"),
     ("noise_multiplier = 3.25", "noise_multiplier = -3.25", "privacy.noise_multiplier"),
     ("size = 4", 'size = 4\ntopology = "moebius"', "groups.topology"),
     ("size = 4", "size = 2", "groups.size"),

@@ -22,9 +22,9 @@ from p2pfl.gossip.errors import LocalProtocolError
 from p2pfl.gossip.events import Completed, Contribute, Skipped
 from p2pfl.gossip.manifest import (
     Column,
+    DenseModel,
     GroupSpec,
     Manifest,
-    DenseModel,
     PrivacySpec,
     TabularTask,
     TimingSpec,

@@ -125,3 +125,25 @@ def test_knowing_nothing_costs_less_than_the_cap() -> None:
     for classes in (2, 10, 65, 1024):
         _, found = Classes(classes, False).measured(np.zeros((1, classes)), np.array([0]))
         assert found[0] == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("objective", "outputs", "targets"),
+    [
+        (TwoClasses(False), (5,), [0, 1, 1, 0, 1]),
+        (TwoClasses(False, (0.5, 2.0)), (5,), [0, 1, 1, 0, 1]),
+        (TwoClasses(True, (0.5, 2.0)), (5,), [0, 1, 1, 0, 1]),
+        (Classes(3, False), (5, 3), [0, 2, 1, 0, 2]),
+        (Classes(3, False, (1, 2, 3)), (5, 3), [0, 2, 1, 0, 2]),
+        (Classes(3, True, (1, 2, 3)), (5, 3), [0, 2, 1, 0, 2]),
+        (Number(1, 3), (5,), [0.5, -1, 1, 0, 0.25]),
+        (NextCharacter(3), (2, 4, 3), [[0, 2, -1, -1], [1, 1, 0, 2]]),
+    ],
+)
+def test_slopes_are_the_derivatives_of_the_losses(
+    objective: Objective, outputs: tuple[int, ...], targets: list[object]
+) -> None:
+    at = torch.from_numpy(np.random.default_rng(1).normal(size=outputs)).requires_grad_()
+    wanted = torch.tensor(targets)
+    (expected,) = torch.autograd.grad(objective.losses(at, wanted).sum(), at)
+    torch.testing.assert_close(objective.slopes(at.detach(), wanted), expected)

@@ -18,6 +18,7 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.randomness import seeded_random
 from p2pfl.gossip.errors import LocalProtocolError
 from p2pfl.gossip.manifest import (
+    LEAST_CLIP_NORM,
     Column,
     DenseModel,
     GroupSpec,
@@ -321,6 +322,14 @@ def test_inputs_follow_the_statistics() -> None:
     assert first.tolist() != second.tolist()
     assert trainer(agreed).contribution(start, other) == pytest.approx(second)
     assert one.contribution(start, statistics) == pytest.approx(first)
+
+
+def test_the_least_clip_norm_of_a_manifest_is_one_that_is_clipped_to() -> None:
+    agreed = manifest("distributed", sampling_rate=1.0, clip_norm=LEAST_CLIP_NORM)
+    one, start = trainer(agreed), np.zeros(4)
+    moved = np.linalg.norm(one.contribution(start, one.statistics()) - start)
+    step = agreed.training.learning_rate / agreed.training.expected_batch
+    assert 0 < moved <= step * 60 * LEAST_CLIP_NORM
 
 
 # -- mode organisation

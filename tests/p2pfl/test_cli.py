@@ -296,7 +296,7 @@ def test_creating_again_is_harmless_but_nothing_is_overwritten(run: Run, federat
     ("old", "new", "words"),
     [
         ("delta = 1e-4", "delta = 1.0", "privacy.delta: must be above 0 and below 1, not 1.0"),
-        ("epsilon = 2", "epsilon = 2\nclip_norm = 0", "privacy.clip_norm: must be above 0"),
+        ("epsilon = 2", "epsilon = 2\nclip_norm = 0", "privacy.clip_norm: must be at least 1e-14"),
         ("expected_batch = 40", "expected_batch = 40\nlocal_steps = 5", "training.local_steps: must be 1"),
         ('mode = "distributed"', 'mode = "none"', "privacy.epsilon: must be left out"),
         ('mode = "distributed"\n', "", "privacy.mode: missing"),

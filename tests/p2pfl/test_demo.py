@@ -2,6 +2,7 @@
 directory is.
 """
 
+import argparse
 import io
 import json
 import signal
@@ -9,14 +10,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from p2pfl import demo
+from p2pfl import demo, demo_report
+from p2pfl.commands.demo import add_arguments
 from p2pfl.crypto.identity import Identity
 from p2pfl.demo import Hospital
-from p2pfl.gossip.manifest import Manifest, from_toml
+from p2pfl.gossip.manifest import Manifest, PrivacySpec, from_toml
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.errors import FederationError, StorageError
 
@@ -342,3 +344,15 @@ def test_on_a_terminal_one_line_is_redrawn(
     assert terminal.getvalue().endswith(
         f"\r\x1b[K{'█' * 15}{'·' * 15}   3 s  starting/done: 4/8 training rounds, 0 skipped\n"
     )
+
+
+def test_every_mode_that_the_option_offers_can_be_made_and_reported() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    modes = get_args(get_type_hints(PrivacySpec)["mode"])
+    for mode in modes:
+        assert parser.parse_args(["--mode", mode]).mode == mode
+    assert {*demo_report._LADDER_NOTES, "none"} == {*modes}
+    manifest = demo._manifest(Identity.from_seed(bytes(32)), 3, "organisation")
+    assert (manifest.privacy.mode, manifest.training.rounds) == ("organisation", 3)
+    assert manifest.privacy.calibrated

@@ -42,7 +42,7 @@ def manifest() -> Manifest:
     return replace(draft, training=replace(draft.training, rounds=2), privacy=privacy)
 
 
-Mode = Literal["distributed", "local", "none"]
+Mode = Literal["distributed", "local", "organisation", "none"]
 Printed = Callable[..., list[str]]
 
 
@@ -101,6 +101,15 @@ def test_rungs_that_differ_need_no_reason(printed: Printed) -> None:
 def test_in_mode_local_rungs_are_equal_for_another_reason(printed: Printed) -> None:
     lines = printed("local", ladder=[[1, 1.0], [2, 1.0], [3, 1.0]])
     assert "[2] equal: every node adds all of the noise by itself" in lines
+
+
+def test_in_mode_organisation_it_says_that_a_whole_hospital_is_hidden(printed: Printed) -> None:
+    lines = printed("organisation")
+    assert (
+        "at delta 0.0001, for all records of a hospital together, added or removed; mode organisation"
+        in lines
+    )
+    assert "[2] equal: so many could open two sums, and then only the node's own noise is counted" in lines
 
 
 def test_without_privacy_there_is_no_epsilon(printed: Printed) -> None:

@@ -121,6 +121,27 @@ def test_saturation_is_summed_over_the_rounds(capsys: pytest.CaptureFixture[str]
     assert (found["saturated_values"], found["saturated_rounds"]) == (7, 2)
 
 
+def test_epsilon_at_the_planned_end_is_what_the_privacy_command_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    draft = from_toml(FEDERATION_TOML.read_text(encoding="utf-8").replace("ISSUER", IDENTITY.peer_id))
+    privacy = replace(
+        draft.privacy,
+        noise_multiplier=9.0,
+        statistics_noise_multiplier=20.0,
+        evaluation_noise_multiplier=20.0,
+    )
+    with Store.open(Path("private"), IDENTITY) as store:
+        store.bind_manifest(canonical_bytes(replace(draft, privacy=privacy)))
+    Path("node.toml").write_text('state = "private"\n[data]\ntrain = "train.csv"\n')
+    learning().write(Path("private"))
+    assert cli.main(["privacy", "--config", "node.toml", "--json"]) == 0
+    end = json.loads(capsys.readouterr().out)["epsilon_at_the_end"]
+    assert end > 0
+    assert f"epsilon: 0.457 of 1 at delta 0.0001; {end:.3f} at the planned end" in status(capsys)
+    assert json.loads(status(capsys, "--json"))["epsilon_at_the_end"] == end
+
+
 def test_mode_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     said = learning()
     said.privacy_mode, said.epsilon = "none", None

@@ -92,7 +92,7 @@ class BookKeeping:
         if losses.shape != (len(inputs),):
             raise ValueError(f"losses are one per record, shape ({len(inputs)},), not {tuple(losses.shape)}")
         for call in calls:
-            if call.inputs.dim() < 2 or len(call.inputs) != len(inputs):
+            if len(call.inputs) != len(inputs):
                 raise Unsupported(f"a {type(call.layer).__name__} gets inputs that are not one per record")
             if call.inputs._version != call.version:
                 raise RuntimeError(f"the input of a {type(call.layer).__name__} was changed after its use")
@@ -104,7 +104,7 @@ class BookKeeping:
         calls: list[_Call] = []
 
         def note(layer: nn.Module, arguments: tuple[Any, ...], outputs: Tensor) -> None:
-            if not arguments or not outputs.requires_grad:
+            if not arguments or not outputs.requires_grad or outputs.dim() < 2:
                 raise Unsupported(f"a {type(layer).__name__} is called in a way of its own")
             calls.append(_Call(layer, arguments[0], arguments[0]._version, get_gradient_edge(outputs)))
 

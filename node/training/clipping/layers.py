@@ -61,7 +61,7 @@ def _convolved(windows: "Windows", left: Tensor, inputs: Tensor) -> Term:
 
 def embedding(layer: nn.Embedding, inputs: Tensor, gradients: Tensor) -> Uses:
     """Indices (B, …), gradients (B, …, D)."""
-    indices, values = inputs.flatten(1), _sequence(gradients)
+    indices, values = inputs.reshape(len(inputs), -1), _sequence(gradients)
     if layer.padding_idx is not None:
         values = values.masked_fill((indices == layer.padding_idx)[..., None], 0)
     yield layer.weight, Scattered(indices, values, layer.num_embeddings)

@@ -219,7 +219,7 @@ def compact(groups: int, positions: int, lefts: int, rights: int) -> bool:
     was measured.)
     """
     entries, pairs = lefts * rights, positions * positions
-    quicker = pairs * (lefts + rights) <= 20 * entries
+    quicker = pairs * (lefts + rights) <= 12 * entries
     return 2 * pairs <= entries and (quicker or groups * entries > 1 << 16)
 
 
