@@ -144,6 +144,6 @@ def test_slopes_are_the_derivatives_of_the_losses(
     objective: Objective, outputs: tuple[int, ...], targets: list[object]
 ) -> None:
     at = torch.from_numpy(np.random.default_rng(1).normal(size=outputs)).requires_grad_()
-    wanted = torch.tensor(targets)
+    wanted = torch.tensor(targets, dtype=at.dtype)
     (expected,) = torch.autograd.grad(objective.losses(at, wanted).sum(), at)
     torch.testing.assert_close(objective.slopes(at.detach(), wanted), expected)
