@@ -8,6 +8,7 @@ once, against peers that cannot time this process.
 
 from collections.abc import Mapping
 from functools import lru_cache
+from math import lcm, prod
 from typing import Final
 
 from p2pfl.crypto.randomness import RandomBytes
@@ -81,12 +82,11 @@ def _parse(holder: int, share: bytes) -> int:
 @lru_cache(maxsize=256)
 def _weights(holders: tuple[int, ...]) -> tuple[int, ...]:
     """Lagrange's coefficients at 0; public, and the same for every secret that a group puts together."""
-    weights = []
-    for holder in holders:
-        numerator = denominator = 1
-        for other in holders:
-            if other != holder:
-                numerator = numerator * (other + 1) % PRIME
-                denominator = denominator * (other - holder) % PRIME
-        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
-    return tuple(weights)
+    points = [holder + 1 for holder in holders]
+    whole = prod(points)
+    below = [prod(other - point for other in points if other != point) for point in points]
+    common = lcm(*below)  # of small numbers, so that one inverse in the field serves for all
+    inverse = pow(common, -1, PRIME)
+    return tuple(
+        whole // point * (common // each) * inverse % PRIME for point, each in zip(points, below, strict=True)
+    )

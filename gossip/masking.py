@@ -1,4 +1,4 @@
-"""What a member of a roster computes in a secure sum: dealing, masking, recovering, unmasking.
+"""What a member of a roster computes in a secure sum: dealing, masking, unmasking.
 
 Apart from when each of it happens, which is :mod:`p2pfl.gossip.secure_sum`'s business, and written with the
 numbers 0 … k-1 that the roster's order gives its members. Secrets stay inside, except where a function's
@@ -7,7 +7,6 @@ purpose is to hand one out.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, combinations, islice
 from typing import Any, Final, NamedTuple, Self
 
 from numpy.typing import NDArray
@@ -17,12 +16,6 @@ from p2pfl.crypto.agreement import OneTimeKey
 from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.gossip.roster import Roster
 from p2pfl.gossip.suite import Suite
-
-_MAX_SUBSETS: Final = 1 << 13
-"""Subsets of shares that are tried for one secret: with as many wrong ones as may collude and drop, the right
-one is among them in every group of up to 16. In larger groups those in which t cyclic neighbours are good
-come first, and the rest is cut off: a sum lost to members that deal or reveal wrong shares."""
-
 
 _BLOCK: Final = 1 << 14
 """Elements that every mask goes over before the next ones: they stay in the nearest cache meanwhile."""
@@ -79,7 +72,6 @@ class Masking:
 
     def __init__(self, roster: Roster, me: int, secrets: Secrets, suite: Suite) -> None:
         self._roster, self._me, self._secrets, self._suite = roster, me, secrets, suite
-        self._honest: tuple[int, ...] = ()  # holders whose shares were right, the last time
         self._others = [index for index in range(len(roster.members)) if index != me]
 
     def deal(self, random: RandomBytes) -> tuple[HeldShares, dict[int, bytes]]:
@@ -117,29 +109,6 @@ class Masking:
         """Our secrets are of no more use, and not kept."""
         del self._secrets
 
-    def recover(self, owner: int, survived: bool, shares: Mapping[int, bytes]) -> bytes | None:
-        """The self-mask seed of a survivor, else the one-time secret key, from shares by holder.
-
-        It is checked against what the owner's ready shows, so wrong shares never give a wrong secret; among
-        enough right ones they do no harm. None if these shares do not suffice.
-        """
-        ready, threshold = self._roster.readies[owner], self._roster.thresholds.threshold
-        again = [self._honest] if self._honest and shares.keys() >= set(self._honest) else []
-        for holders in chain(again, _subsets(sorted(shares), threshold)):
-            try:
-                secret = self._suite.combine({holder: shares[holder] for holder in holders}, threshold)
-                right = (
-                    self._suite.commit(secret) == ready.commitment
-                    if survived
-                    else self._suite.key_of(secret).public == ready.mask_key
-                )
-            except ValueError:
-                continue
-            if right:
-                self._honest = holders
-                return secret
-        return None
-
     def unmasker(self, survivors: Collection[int], secrets: Mapping[int, bytes]) -> "Masker":
         """What takes out of the sum of the survivors' masked vectors everything that did not cancel: their
         self-masks, and their masks with members that did not survive. ``secrets`` are by owner, as recovered.
@@ -171,12 +140,3 @@ class Masking:
         public = self._roster.readies[recipient if dealer == self._me else dealer].bundle_key
         context = self._roster.digest + bytes((dealer, recipient))
         return self._suite.agree(self._secrets.bundle_key.secret, public, labels.BUNDLE_KEY, context)
-
-
-def _subsets(holders: list[int], size: int) -> Iterable[tuple[int, ...]]:
-    """Subsets of ``size`` holders, those of cyclic neighbours first."""
-    if len(holders) < size:
-        return ()
-    ring = holders + holders
-    neighbours = (tuple(sorted(ring[start : start + size])) for start in range(len(holders)))
-    return islice(chain(neighbours, combinations(holders, size)), _MAX_SUBSETS)

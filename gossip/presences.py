@@ -11,7 +11,8 @@ nonce of epoch e, and the roster of e − 1 closes before anybody reveals. The b
 federation, e and the nonces of those members of e whose commitment stands in the *previous roster*: the one
 that more than half of the roster of e name, and more than ``colluders``. All of this follows from the roster
 of e alone, so newcomers, and nodes that had closed another roster, arrive at the same beacon once they hold
-the presences with that digest. What is left to a member is to stay away: one bit per colluder and epoch.
+the presences with that digest. What is left to a member is to keep its word, to break it with another
+nonce, or to stay away: c colluders choose among 2^c drawings with all of them in, and among 3^c in all.
 Addresses, commitments and whatever else a member may still choose after it has seen the others' nonces do not
 enter. Without reveals (the first epoch, or one before which most nodes lost their memory or were apart) the
 beacon is a constant of federation and epoch: known in advance, and chosen by nobody. Whoever can be there

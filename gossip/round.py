@@ -26,8 +26,9 @@ which only its own gradient is not zero contributes alone (Pasquini, Francati, A
 **Attempts.** Until a member has asked its driver for the contribution nothing secret has left it, so
 whatever goes wrong (a refused proposal, a lost member, a bundle that does not open, a deadline) makes it
 forget all keys and begin the next attempt with a new Ready. Whoever sees a message of a later attempt, and
-may still go back, follows. There are :data:`~p2pfl.gossip.messages.MAX_ATTEMPTS`; a member that runs out of
-them skips the round.
+may still go back, follows: after its own ack, by which others may go on, only when an eighth of a phase has
+passed and they did not, or more than c members call. There are
+:data:`~p2pfl.gossip.messages.MAX_ATTEMPTS`; a member that runs out of them skips the round.
 
 **Who learns what.** Forming shows the group who is ready for what, and from which model state; a convener
 can delay an attempt, but neither choose the members nor learn more than any other.
@@ -43,7 +44,7 @@ that it has sent masked data, but not across a restart.
 from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum, auto
 from itertools import count
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes
@@ -82,6 +83,9 @@ from p2pfl.gossip.secure_sum import SecureSum
 from p2pfl.gossip.suite import SUITE, Suite
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.gossip.wire import signed
+
+_M = TypeVar("_M", bound=RoundMessage)
+_Kept = dict[tuple[type[Message], PeerId], list[_M]]
 
 
 class Timing(Protocol):
@@ -224,6 +228,9 @@ class RoundMachine:
         if message.attempt > self._attempt:
             if self._committed:
                 return
+            if self._sum is not None and self._sum.acked and message.author in self._sum.roster.members:
+                self._hear_call(message, now)
+                return
             self._enter(message.attempt, now)
         self._store(message, now)
 
@@ -234,9 +241,7 @@ class RoundMachine:
             case Proposal():
                 self._proposals.setdefault(message.author, message)
             case _ if self._sum is None:
-                early = self._early.setdefault((type(message), message.author), [])
-                if len(early) < 2:  # two, so that a contradiction is noticed later
-                    early.append(message)
+                _keep_two(self._early, message)
             case _:
                 self._pass_on(self._sum, message, now)
 
@@ -244,7 +249,9 @@ class RoundMachine:
         if message.roster == sum_.roster.digest:
             self._emit(sum_.receive(message, now))
         elif isinstance(message, Bundle | Ack) and not sum_.committed:
-            self._raise(now)  # the group has split over two proposals
+            self._emit(sum_.shown_elsewhere(message.author, now))
+            if sum_.failure is not None:
+                self._raise(now)
 
     # Attempts.
 
@@ -258,7 +265,9 @@ class RoundMachine:
         self._secrets: Secrets | None = None
         self._readies: dict[PeerId, Ready] = {}
         self._proposals: dict[PeerId, Proposal] = {}
-        self._early: dict[tuple[type[Message], PeerId], list[SumMessage]] = {}
+        self._early: _Kept[SumMessage] = {}
+        self._calls: _Kept[RoundMessage] = {}  # to a later attempt
+        self._follow_at = float("inf")
         self._sent: dict[PeerId, list[Message]] = {}
         self._timers: set[str] = set()
         self._patient_until = float("inf")
@@ -275,6 +284,24 @@ class RoundMachine:
         self._attempt = attempt
         if self._prepared is not None:
             self._announce(now)
+
+    def _hear_call(self, message: RoundMessage, now: float) -> None:
+        """Others may go on by our ack, and whoever calls us away may know that. If they do, their vectors are
+        about to come; if nobody does, no harm is done by waiting for a moment.
+        """
+        _keep_two(self._calls, message)
+        self._follow_at = min(self._follow_at, now + self._timing.phase_seconds / 8)
+        if len({author for _, author in self._calls}) > self._colluders:
+            self._follow_at = now
+        self._timer("follow", self._follow_at)
+
+    def _follow(self, now: float) -> None:
+        """To the attempt that we were called to."""
+        calls = [message for messages in self._calls.values() for message in messages]
+        self._enter(max(message.attempt for message in calls), now)
+        for message in calls:
+            if message.attempt == self._attempt:
+                self._store(message, now)
 
     def _announce(self, now: float) -> None:
         """Make the secrets of this attempt and tell everybody that we are ready."""
@@ -317,7 +344,9 @@ class RoundMachine:
 
     def _drive(self, sum_: SecureSum, now: float) -> None:
         self._emit(sum_.wake(now))
-        if sum_.failure is not None and sum_.committed:
+        if now >= self._follow_at and not sum_.committed:
+            self._follow(now)
+        elif sum_.failure is not None and sum_.committed:
             self._skip(sum_.failure)
         elif sum_.failure is not None:
             self._raise(now)
@@ -443,6 +472,13 @@ class RoundMachine:
         if name not in self._timers:
             self._timers.add(name)
             self._out.append(SetTimer(f"round/{self.round}/{self._attempt}/{name}", at))
+
+
+def _keep_two(kept: "_Kept[_M]", message: _M) -> None:
+    """Of a kind and author; two, so that a contradiction is noticed later."""
+    messages = kept.setdefault((type(message), message.author), [])
+    if len(messages) < 2:
+        messages.append(message)
 
 
 class _Verdict(Enum):

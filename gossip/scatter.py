@@ -20,8 +20,10 @@ plan holds all of it, and from then on any member may vanish. Who lacks only a c
 signed.
 
 **Memory.** Our own vector, as masked; one chunk in k of everybody's; the parts: three vectors, whatever k is,
-as long as the first plan holds. Each further plan adds the parts of one vector, and each colluder can make us
-keep (k - t + 1) / k of a vector of parts of plans that do not exist. What was not asked for is not kept.
+as long as the first plan holds. Each further plan adds the parts of one vector, and what we add up for owners
+that are in it no more; a dispute about an owner adds what it shows, one vector for all of them at the
+most, until that was looked at. Each colluder can make us keep (k - t + 1) / k of a vector of parts of plans
+that do not exist. What was not asked for is not kept.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -8,7 +8,8 @@ first and the public halves of the others. Any two members derive a pairwise see
 
     share    i splits b_i and sk_i among all members, so that t of them recover either, and sends j its two
              shares, sealed (Bundle). Whoever holds a bundle of everybody tells everybody (Ack).
-             Ends: all who are not lost have acked, or at the deadline t have; else the attempt fails.
+             Ends: all who are not lost have acked, or at the deadline t have, or more than c others have
+             contributed; else the attempt fails.
     masked   i asks its driver for v_i and broadcasts (Masked)
                  y_i = v_i + sum_{j>i} PRG(s_ij) - sum_{j<i} PRG(s_ij) + PRG(b_i)   mod 2^32.
              From here on nothing is tried again: one masked vector per member and round.
@@ -56,6 +57,8 @@ from p2pfl.gossip.messages import (
     Ack,
     Bundle,
     Fetch,
+    Masked,
+    Pledge,
     Result,
     Reveal,
     SumMessage,
@@ -63,10 +66,12 @@ from p2pfl.gossip.messages import (
     result_digest,
     survivors_digest,
 )
+from p2pfl.gossip.recovery import Recovery
 from p2pfl.gossip.scatter import Scatter
 from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.suite import Suite
 
+_SECRETS: Final = "secrets"
 _TOTAL: Final = "total"
 _RESULT: Final = "result"
 
@@ -94,14 +99,17 @@ class SecureSum:
         self._shares: dict[PeerId, HeldShares] = {}
         self._bundles: dict[PeerId, Bundle] = {}
         self._acks: dict[PeerId, Ack] = {}
+        self._elsewhere: set[PeerId] = set()  # who has shown us another roster of this attempt
+        self._contributors: set[PeerId] = set()  # who has sent us something of its masked vector
         self._ballots: dict[PeerId, Survivors] = {}
         self._served: set[tuple[PeerId, bytes]] = set()  # to whom, and the signature of what
         self._settled: Choice | None = None
         self._settled_mark = b""
         self._reveals: dict[PeerId, Reveal] = {}
-        self._recovered: dict[int, bytes] = {}
+        self._suite = suite
+        self._recovery: Recovery | None = None  # once the survivors are settled
         self._reveals_tried = 0
-        self._adding = False
+        self._computing = False
         self._results: dict[PeerId, Result] = {}
 
     # Called by the owner.
@@ -144,6 +152,18 @@ class SecureSum:
                     self._compare(message)
             case _:
                 self._exchange.receive(message)
+                if isinstance(message, Masked | Pledge):
+                    self._contributors.add(message.author)
+        return self._flush(now)
+
+    def shown_elsewhere(self, peer: PeerId, now: float) -> list[Effect]:
+        """``peer`` has sent a bundle or an ack of another roster. If we have not acked, nobody goes on here
+        without us before the deadline, and we had better begin again. Once we have, others may go on by our
+        word; everybody has dealt in this roster, so only those who play both sides show another.
+        """
+        self._elsewhere.add(peer)
+        if not self.acked or len(self._elsewhere) > self.roster.thresholds.colluders:
+            self.failure = "the group has split over two proposals"
         return self._flush(now)
 
     def contribute(self, values: Values, now: float) -> list[Effect]:
@@ -161,7 +181,9 @@ class SecureSum:
 
     def computed(self, key: str, value: object, now: float) -> list[Effect]:
         """Take what the work that we asked for under ``key`` came to."""
-        if key == _TOTAL:
+        if key == _SECRETS:
+            self._recovery, self._computing = cast(Recovery, value), False
+        elif key == _TOTAL:
             self._conclude(cast(NDArray[Any], value))
         elif key == _RESULT:
             self._show_result(cast(bytes, value))
@@ -172,6 +194,11 @@ class SecureSum:
     def wake(self, now: float) -> list[Effect]:
         """Look again: time has passed, or a peer was lost or found."""
         return self._flush(now)
+
+    @property
+    def acked(self) -> bool:
+        """Others may go on by our word."""
+        return self._me in self._acks
 
     @property
     def phase(self) -> str:
@@ -232,11 +259,13 @@ class SecureSum:
             return
         seat, limits = self._seat, self.roster.thresholds
         missing = [peer for peer in seat.members if peer not in self._shares]
-        if not missing and self._me not in self._acks:
+        if not missing and not self.acked:
             self._acks[self._me] = seat.broadcast(Ack(self._me, *seat.context))
         waiting = [peer for peer in seat.present if peer not in self._acks]
         over = not waiting or now >= self._share_until
-        if over and not missing and len(self._acks) >= limits.threshold:
+        # One of them is honest, and has been told that enough hold the shares.
+        others_went_on = len(self._contributors) > limits.colluders
+        if not missing and (others_went_on or (over and len(self._acks) >= limits.threshold)):
             self.committed = True
             self._masked_until = now + seat.phase_seconds
             seat.timer("masked", self._masked_until)
@@ -285,10 +314,12 @@ class SecureSum:
         shares = tuple(held.seed if peer in chosen else held.key for peer, held in held)
         reveal = Reveal(self._me, *self._seat.context, self._settled_mark, shares)
         self._reveals[self._me] = self._seat.broadcast(reveal, chosen)
+        survivors = frozenset(self._seat.number[peer] for peer in chosen)
+        self._recovery = Recovery(self.roster, self._suite, survivors)
 
     def _sum(self, now: float) -> None:
         """Once every secret is recovered and the masked sum is here, unmask it."""
-        if self._settled is None or self._adding:
+        if self._settled is None or self._recovery is None or self._computing:
             return
         chosen, number = dict(self._settled[0]), self._seat.number
         reveals = {
@@ -299,32 +330,21 @@ class SecureSum:
         to_come = self._count_on(set(chosen) - set(self._reveals), now)
         if len(reveals) + to_come < self.roster.thresholds.threshold:
             self.failure = "too few members are left to reveal their shares"
-        elif not self._recover(chosen, reveals):
-            if len(reveals) == len(chosen):
-                self.failure = "the shares that were revealed do not reconstruct every secret"
+        elif not self._recovery.complete:
+            self._recover(self._recovery, reveals, len(chosen))
         elif self._exchange.complete(self._settled):
-            self._adding = True
-            unmasker = self._masking.unmasker([number[peer] for peer in chosen], self._recovered)
+            self._computing = True
+            unmasker = self._masking.unmasker(self._recovery.survivors, self._recovery.secrets)
             masked = self._exchange.total(self._settled)
             self._seat.compute(_TOTAL, lambda: _unmasked(masked, unmasker))
 
-    def _recover(self, chosen: Mapping[PeerId, bytes], reveals: Mapping[int, tuple[bytes, ...]]) -> bool:
-        """Put together the secrets that are still missing; wrong shares are worth a new try only with new
-        ones.
-        """
-        if len(self._recovered) == len(self._seat.members):
-            return True
-        if len(reveals) == self._reveals_tried:
-            return False
-        self._reveals_tried = len(reveals)
-        for owner, peer in enumerate(self._seat.members):
-            if owner not in self._recovered:
-                shares = {holder: shown[owner] for holder, shown in reveals.items()}
-                secret = self._masking.recover(owner, peer in chosen, shares)
-                if secret is None:
-                    return False
-                self._recovered[owner] = secret
-        return True
+    def _recover(self, recovery: Recovery, reveals: Mapping[int, tuple[bytes, ...]], survivors: int) -> None:
+        """Look for the secrets that are still missing; after wrong shares again, once there are new ones."""
+        if len(reveals) >= self.roster.thresholds.threshold and len(reveals) > self._reveals_tried:
+            self._computing, self._reveals_tried = True, len(reveals)
+            self._seat.compute(_SECRETS, lambda: recovery.with_shares(reveals))
+        elif len(reveals) == survivors:
+            self.failure = "the shares that were revealed do not reconstruct every secret"
 
     def _conclude(self, total: NDArray[Any]) -> None:
         assert self._settled is not None
@@ -332,7 +352,7 @@ class SecureSum:
         self.completed = True
         self._masking.forget()
         self._shares.clear()
-        self._recovered.clear()
+        self._recovery = None
         self._seat.emit(
             Completed(roster.round, roster.stage, total, survivors, roster.members, roster.thresholds)
         )

@@ -11,10 +11,13 @@
              vectors add up to the words of the parts. The sum is then *verified*.
 
 **If it does not add up.** A member whose check names other parts is asked for the ones that differ: two
-parts of one chunk, signed by its owner, are evidence. If an owner's words do not add up, the owner is asked
-for the chunks that it added; they are what was pledged, or they are not taken. Then either the owner's sum
-is wrong, and the plan is of no use any more, or the check of a contributor is, and the sum is verified
-without it.
+parts of one chunk, signed by its owner, are evidence. If an owner's words do not add up, the owner knows
+why: it has the chunks that it added. So it is asked for its check. Once its words add up for itself, it
+sends with it the chunks of the contributors whose checks have other words; they are what was pledged, or they
+are not taken. If there are none, somebody sent it another check than the others, so it sends those that it
+has. Only if nothing comes of that for half a phase is it asked for all that it added. Then either its sum is
+wrong, and the plan is of no use any more, or the check of a contributor is, and the sum is verified without
+it. All that takes time: the trial has a phase more from when it begins, and from every contributor found out.
 
 **What this proves.** An owner is a contributor too, and nobody else has its own chunk of its own vector: one
 that adds an error to its sum, and the words of that error to its check, passes. What it gets is what any
@@ -25,7 +28,8 @@ that miscalculates above all, and says who it was; it is no defence against pois
 secret; a broadcast shows those to everybody.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -62,7 +66,7 @@ class Trial:
     """One member's part in adding up the vectors of a plan, of which its own is one.
 
     ``held``: masked chunks that match their pledges, by author and chunk; shared, and filled by the owner of
-    the trial. ``pledges``: of all of the plan.
+    the trial. Those that only a dispute needed are taken out again. ``pledges``: of all of the plan.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class Trial:
         seat: Seat,
         plan: Plan,
         pledges: Mapping[PeerId, Pledge],
-        held: Mapping[Chunk, Masked],
+        held: MutableMapping[Chunk, Masked],
         until: float,
     ) -> None:
         self.entries, self.mark, self.until = plan.entries, plan.mark, until
@@ -78,26 +82,34 @@ class Trial:
         self.lost_before = frozenset(seat.lost)
         """Members that whoever made the plan could reach, if we cannot."""
         self.wanted: set[Chunk] = set()
-        """Chunks, not ours to add up at first, that we have asked for."""
+        """Chunks, not ours to add up at first, that we have asked for, or are to be shown."""
         self.verified = False
         self.culprits: set[PeerId] = set()
         """Members of the plan that broke the protocol, so that it is of no use."""
         self._seat, self._pledges, self._held = seat, pledges, held
         numbers = [seat.number[peer] for peer in plan.owners]
         self._owners = [seat.chunks.owner(chunk, numbers) for chunk in range(seat.chunks.count)]
+        self._owned: defaultdict[int, list[int]] = defaultdict(list)  # chunks, by owner
+        for chunk, owner in enumerate(self._owners):
+            self._owned[owner].append(chunk)
         self._parts: dict[int, Part] = {}
         self._checks: dict[PeerId, Check] = {}
         self._sums: Words = {}  # of the parts
         self._asked: set[tuple[PeerId, str, PeerId, int]] = set()
-        self._ask_from: dict[int, float] = {}
+        self._ask_from: dict[tuple[str, PeerId, int], float] = {}
         self._adding: int | None = None
         self._checking = False
-        self._disputed: int | None = None  # the owner whose words do not add up
+        self._compared = False  # all words that are here
+        self._agreed: set[int] = set()  # owners whose words added up
+        self._disputed: set[int] = set()  # owners whose words did not, at first
+        self._doubtful: set[Chunk] = set()  # chunks that nothing but a dispute is about
+        self._patient_until = 0.0  # with the owners of them all
+        self._extended = 0  # how often the trial was
+        self._complaints: set[PeerId] = set()  # who doubts our sums
+        self._answered: set[PeerId] = set()
         self._judging = False
-        self._true: dict[
-            tuple[PeerId, int], NDArray[Any]
-        ] = {}  # words, by contributor and owner, that we saw
-        self._liars: list[PeerId] = []  # contributors whose checks have others
+        self._true: dict[tuple[PeerId, int], NDArray[Any]] = {}  # words, by contributor and owner, as seen
+        self._liars: set[PeerId] = set()  # contributors whose checks have others
         seat.timer(f"trial/{until}", until)
 
     # What arrives.
@@ -123,8 +135,9 @@ class Trial:
             raise RemoteProtocolError(check.author, "a check of the wrong length")
         self._seat.keep(self._checks, check)
         differs = check.author in self._differing and check.parts == self._part_digests
-        if differs or self._disputed is not None:  # of two, which are evidence, the one that others could use
+        if differs or self._doubts:  # of two, which are evidence, the one that others could use
             self._checks[check.author] = check
+        self._compared = False
 
     def computed(self, task: str, value: Any) -> None:
         """What one of our computations came to."""
@@ -138,13 +151,18 @@ class Trial:
                 )
                 self._checks[self._seat.me] = self._seat.broadcast(message, self.members)
             case ["judge", owner]:
-                self._judge(int(owner), *value)
+                self._judge(int(owner), value)
 
     def serve(self, fetch: Fetch) -> Message | None:
         """A part or a check that we hold."""
         if fetch.kind == Part.TAG:
             return self._parts.get(fetch.chunk)
-        return self._checks.get(fetch.of) if fetch.kind == Check.TAG else None
+        if fetch.kind != Check.TAG:
+            return None
+        if fetch.of == self._seat.me:
+            self._complaints.add(fetch.author)
+            self._answer_complaints()
+        return self._checks.get(fetch.of)
 
     # What follows.
 
@@ -156,8 +174,10 @@ class Trial:
             self._fetch_parts(now)
         elif not self._checking:
             self._check()
-        if self._sums and set(self._checks) == set(self.members) and not self.verified:
-            self._compare()
+        if self._sums and not self.verified:
+            self._fetch_missing_checks(now)
+            self._compare(now)
+            self._answer_complaints()
 
     def fetch_checks(self, signer: PeerId) -> None:
         """Ask somebody who has signed this sum for the checks that we lack, or have of other parts, or that
@@ -165,25 +185,34 @@ class Trial:
         """
         differing = self._differing
         for peer in self.members:
-            if peer not in self._checks or peer in differing or self._disputed is not None:
+            if peer not in self._checks or peer in differing or self._doubts:
                 self._ask(signer, Check.TAG, peer, 0, self.mark)
 
     def _fetch_parts(self, now: float) -> None:
-        """Ask for parts that others have and we lack: after a while, as they may be on their way, and one
-        member at a time.
-        """
-        seat = self._seat
+        """Ask for parts that others have and we lack."""
         having = [peer for peer in self.members if peer in self._checks]
         for chunk in range(len(self._owners)) if having else ():
             owner = self._owner(chunk)
-            if chunk in self._parts or owner == seat.me:
-                continue
-            due = self._ask_from.setdefault(chunk, now + (0.0 if owner in seat.lost else seat.turn_seconds))
-            fresh = [peer for peer in having if (peer, Part.TAG, owner, chunk) not in self._asked]
-            if now >= due and fresh:
-                self._ask(fresh[0], Part.TAG, owner, chunk, self.mark)
-                due = self._ask_from[chunk] = now + seat.turn_seconds
-            seat.timer(f"part/{due}", due)
+            if chunk not in self._parts and owner != self._seat.me:
+                self._ask_in_turn(having, Part.TAG, owner, chunk, now)
+
+    def _fetch_missing_checks(self, now: float) -> None:
+        """Ask for checks that others may have: its author may have told us nothing, or died."""
+        for peer in self.members:
+            if peer not in self._checks:
+                self._ask_in_turn(list(self._checks), Check.TAG, peer, 0, now)
+
+    def _ask_in_turn(self, having: Iterable[PeerId], kind: str, of: PeerId, chunk: int, now: float) -> None:
+        """Ask those who have it, one after the other: after a while, as it may be on its way, unless its
+        author is lost.
+        """
+        seat, key = self._seat, (kind, of, chunk)
+        due = self._ask_from.setdefault(key, now + (0.0 if of in seat.lost else seat.turn_seconds))
+        fresh = [peer for peer in having if peer != seat.me and (peer, *key) not in self._asked]
+        if now >= due and fresh:
+            self._ask(fresh[0], *key, self.mark)
+            due = self._ask_from[key] = now + seat.turn_seconds
+        seat.timer(f"{kind}/{due}", due)
 
     @property
     def choice(self) -> Choice | None:
@@ -206,8 +235,7 @@ class Trial:
         if self.withheld:
             return self.withheld | self.culprits
         owners = {self._owner(chunk) for chunk in range(len(self._owners)) if chunk not in self._parts}
-        if self._disputed is not None:
-            owners.add(self._seat.members[self._disputed])
+        owners |= {self._seat.members[owner] for owner in self._doubts}
         if not owners:
             owners = set(self._differing) | set(self.members) - set(self._checks)
         return (owners | self.culprits) - {self._seat.me}
@@ -260,8 +288,10 @@ class Trial:
             lambda: (_words(seed, mine, owners, dtype), _words(seed, sums, owners, dtype)),
         )
 
-    def _compare(self) -> None:
-        """Everybody's words are here: do they add up?"""
+    def _compare(self, now: float) -> None:
+        """Do everybody's words add up?"""
+        if set(self._checks) != set(self.members):
+            return
         differing = self._differing
         for peer in differing:
             for chunk, named in enumerate(self._checks[peer].parts):
@@ -269,58 +299,120 @@ class Trial:
                     self._ask(peer, Part.TAG, self._owner(chunk), chunk, self.mark)
         if differing:
             return
-        for owner, words in self._sums.items():
-            each = [self._words_of(peer, owner) for peer in self.members]
-            if not np.array_equal(np.add.reduce(each, dtype=words.dtype), words):
-                self._dispute(owner)
-                return
-        self.verified = not self.culprits
+        if not self._compared:
+            self._compared = True
+            self._agreed |= {
+                owner for owner in self._sums if owner not in self._agreed and self._adds_up(owner)
+            }
+        for owner in sorted(set(self._sums) - self._agreed):
+            self._dispute(owner, now)
+        self.verified = not self.culprits and len(self._agreed) == len(self._sums)
+
+    def _adds_up(self, owner: int) -> bool:
+        words = self._sums[owner]
+        each = [self._words_of(peer, owner) for peer in self.members]
+        return np.array_equal(np.add.reduce(each, dtype=words.dtype), words)
 
     # Disputes.
 
-    def _dispute(self, owner: int) -> None:
-        """Have the owner of chunks show what it added up, and look at it: first at what came of those who
-        have lied about another's, as the chunks of all of it are as long as a vector.
+    def _dispute(self, owner: int, now: float) -> None:
+        """Look at what the owner added up: at what it shows us, and what comes of those who have lied about
+        another's; after a while at all of it, one owner at a time, as that is nearly a vector.
         """
         if self._judging or self.culprits:
             return
-        self._disputed = owner
-        liars = [peer for peer in self._liars if (peer, owner) not in self._true]
-        suspects = liars or self.members
-        chunks = [chunk for chunk in range(len(self._owners)) if self._owners[chunk] == owner]
-        lacking = [(of, chunk) for of in suspects for chunk in chunks if (of, chunk) not in self._held]
+        if owner not in self._disputed:
+            self._begin_dispute(owner, now)
+        self._extend(now)
+        suspects = [peer for peer in self.members if (peer, owner) not in self._true]
+        if not suspects:
+            self._blame(owner)
+            return
+        over = now >= self._patient_until and owner == min(self._doubts)
+        lacking = [
+            (of, chunk) for of in suspects for chunk in self._owned[owner] if (of, chunk) not in self._held
+        ]
         for of, chunk in lacking:
-            self._ask_for_chunk(self._seat.members[owner], of, chunk)
-        if lacking:
-            return
-        self._judging = True
-        held = {of: {chunk: self._held[of, chunk].data for chunk in chunks} for of in suspects}
-        parts = {} if liars else {chunk: self._parts[chunk].data for chunk in chunks}
-        seed, dtype, owners = self._seed, self._seat.ring.dtype, self._owners
+            if over or of in self._liars:
+                self._ask_for_chunk(self._seat.members[owner], of, chunk)
+        shown = [of for of in suspects if of not in dict(lacking)]
+        if shown:
+            self._be_patient(now)
+            self._look_at(owner, shown)
 
-        def judge() -> tuple[list[int], dict[PeerId, NDArray[Any]]]:
-            sums = {chunk: on_the_wire(add_up([held[of][chunk] for of in held], dtype)) for chunk in parts}
-            true = {of: _words(seed, vector, owners, dtype)[owner] for of, vector in held.items()}
-            return [chunk for chunk in parts if sums[chunk] != parts[chunk]], true
-
-        self._seat.compute(f"{self.mark.hex()}/judge-{owner}", judge)
-
-    def _judge(self, owner: int, wrong: list[int], true: dict[PeerId, NDArray[Any]]) -> None:
-        """Its sums are wrong in these chunks; and these are the words of the contributors."""
-        self._judging, self._disputed = False, None
+    def _begin_dispute(self, owner: int, now: float) -> None:
         peer = self._seat.members[owner]
-        if wrong:
-            pledges = [self._pledges[of] for of in self.members]
-            self._seat.accuse(peer, WRONG_SUM, self._parts[wrong[0]], *pledges)
-            self.culprits.add(peer)
-            return
+        self._disputed.add(owner)
+        self._be_patient(now)
+        if peer != self._seat.me:
+            chunks = {(of, chunk) for of in self.members for chunk in self._owned[owner]}
+            self._doubtful |= chunks - set(self._held)
+            self.wanted |= self._doubtful
+            self._ask(peer, Check.TAG, peer, 0, self.mark)
+
+    def _be_patient(self, now: float) -> None:
+        self._patient_until = now + self._seat.phase_seconds / 2
+        self._seat.timer(f"dispute/{self._patient_until}", self._patient_until)
+
+    def _extend(self, now: float) -> None:
+        """At the first dispute, and for each contributor that was found out; not for whoever stretches it."""
+        if len(self._liars) + 1 > self._extended:
+            self._extended = len(self._liars) + 1
+            self.until = max(self.until, now + self._seat.phase_seconds)
+            self._seat.timer(f"trial/{self.until}", self.until)
+
+    def _blame(self, owner: int) -> None:
+        """All words of its contributors are true, and do not add up to those of its sums."""
+        peer, pledges = self._seat.members[owner], [self._pledges[of] for of in self.members]
+        self._seat.accuse(peer, WRONG_SUM, *(self._parts[c] for c in self._owned[owner]), *pledges)
+        self.culprits.add(peer)
+
+    def _look_at(self, owner: int, shown: Sequence[PeerId]) -> None:
+        """Compute the words of what these contributed."""
+        self._judging = True
+        chunks, seed, dtype, owners = self._owned[owner], self._seed, self._seat.ring.dtype, self._owners
+        held = {of: {chunk: self._held[of, chunk].data for chunk in chunks} for of in shown}
+        self._seat.compute(
+            f"{self.mark.hex()}/judge-{owner}",
+            lambda: {of: _words(seed, vector, owners, dtype)[owner] for of, vector in held.items()},
+        )
+
+    def _judge(self, owner: int, true: dict[PeerId, NDArray[Any]]) -> None:
+        """These are the words that the contributors' checks should have for it."""
+        self._judging = self._compared = False
         for of, words in true.items():
             if not np.array_equal(self._words_of(of, owner), words):
                 self._seat.accuse(of, "a check of another vector", self._checks[of], self._pledges[of])
-                self._liars.append(of)
+                self._liars.add(of)
             self._true[of, owner] = words
+            self._drop({(of, chunk) for chunk in self._owned[owner]})
+
+    def _answer_complaints(self) -> None:
+        """Let those who doubt our sums see for themselves, once we know why."""
+        me = self._seat.number[self._seat.me]
+        doubtful = self._complaints - self._answered if me in self._agreed else set[PeerId]()
+        liars = [of for of, owner in self._true if owner == me and of in self._liars]
+        for peer in doubtful:
+            self._answered.add(peer)
+            for of in liars:
+                for chunk in self._owned[me]:
+                    self._seat.send(peer, self._held[of, chunk])
+            for author, check in () if liars else self._checks.items():
+                if author != self._seat.me:  # ours comes anyway
+                    self._seat.send(peer, check)
+
+    def _drop(self, chunks: set[Chunk]) -> None:
+        """What was only to be looked at."""
+        for chunk in chunks & self._doubtful:
+            del self._held[chunk]
+        self.wanted -= chunks & self._doubtful
 
     # Small things.
+
+    @property
+    def _doubts(self) -> set[int]:
+        """Owners whose words do not add up."""
+        return self._disputed - self._agreed
 
     def _owner(self, chunk: int) -> PeerId:
         return self._seat.members[self._owners[chunk]]

@@ -60,7 +60,6 @@ MUTATIONS: Final = {
             "(added if other > self._me else taken).append(seed) if other == self._others[0] else None",
             "one mask with one other member instead of with all",
         ),
-        ("            if right:", "            if secret:", "secrets from shares that nobody verified"),
         (
             "context = self._roster.digest + bytes((dealer, recipient))",
             "context = self._roster.digest",
@@ -117,10 +116,10 @@ MUTATIONS: Final = {
             "if message is not None:",
             "hands out the same again and again",
         ),
-        ("if over and not missing and", "if over and", "contributes without everybody's shares"),
+        ("if not missing and (others", "if (others", "contributes without everybody's shares"),
         (
-            "if not missing and self._me not in self._acks:",
-            "if self._me not in self._acks:",
+            "if not missing and not self.acked:",
+            "if not self.acked:",
             "says that it holds shares that it lacks",
         ),
         (
@@ -155,9 +154,56 @@ MUTATIONS: Final = {
     ],
     ("gossip/secure_sum", "gossip/masking"): [
         ("        self._shares.clear()\n", "", "shares are kept after the sum"),
-        ("        self._recovered.clear()\n", "", "recovered secrets are kept after the sum"),
+        ("        self._recovery = None\n", "", "recovered secrets are kept after the sum"),
+    ],
+    ("gossip/round", "gossip/attacks"): [
+        (
+            "if self._sum is not None and self._sum.acked and message.author",
+            "if False and message.author",
+            "one member calls it away while the others go on by its ack",
+        ),
+        (
+            "if now >= self._follow_at and not sum_.committed:",
+            "if False:",
+            "does not follow one that cannot ack",
+        ),
+    ],
+    ("gossip/recovery", "gossip/recovery gossip/secure_sum"): [
+        ("return secret if right else None", "return secret", "secrets from shares that nobody verified"),
+        (
+            "tried=frozenset(shares), left=max(self.left - spent, 0)",
+            "tried=frozenset(shares)",
+            "a search is paid for once only",
+        ),
+        ("subset[0] not in tried", "True", "tries all subsets again with every new share"),
+        ("doubted=doubted", "doubted=self.doubted", "looks for the same wrong shares for every secret"),
+        ("chain(_neighbours(holders, threshold), others)", "others", "tries no neighbours in large groups"),
+    ],
+    ("gossip/secure_sum", "gossip/secure_sum"): [
+        (
+            "if not self.acked or len(self._elsewhere) > self.roster.thresholds.colluders:",
+            "if True:",
+            "begins again, for one that shows another roster, while others go on by its ack",
+        ),
+        (
+            "if not self.acked or len(self._elsewhere) > self.roster.thresholds.colluders:",
+            "if not self.acked:",
+            "stays though others than colluders are in another roster",
+        ),
+        (
+            "len(self._contributors) > limits.colluders",
+            "len(self._contributors) >= limits.colluders",
+            "contributes because colluders did",
+        ),
+        ("or self._computing:", "or False:", "puts secrets together twice at a time"),
+        (" and len(reveals) > self._reveals_tried:", ":", "searches the same shares again and again"),
     ],
     ("gossip/secure_sum", "gossip/attacks"): [
+        (
+            "if not missing and (others_went_on or (over",
+            "if not missing and ((over",
+            "waits for an ack that is withheld from it while the others contribute",
+        ),
         (
             "len(reveals) + to_come < self.roster.thresholds.threshold",
             "False",
@@ -319,8 +365,8 @@ MUTATIONS: Final = {
         ),
         ("        if len(check.words) != words:", "        if False:", "takes checks of any length"),
         (
-            "if not np.array_equal(np.add.reduce(each, dtype=words.dtype), words):",
-            "if False:",
+            "return np.array_equal(np.add.reduce(each, dtype=words.dtype), words)",
+            "return True",
             "skips the linear check",
         ),
         (
@@ -334,20 +380,35 @@ MUTATIONS: Final = {
             "the challenge is not bound to the vectors",
         ),
         ("        if differing:\n            return\n", "", "sums of which others have other parts"),
-        ("        if wrong:\n", "        if False:\n", "a wrong sum is nobody's fault"),
+        (
+            "        if not suspects:\n            self._blame(owner)\n            return\n",
+            "        if not suspects:\n            return\n",
+            "a wrong sum is nobody's fault",
+        ),
+        (
+            "over = now >= self._patient_until and",
+            "over =",
+            "asks an owner for all that it added, at once",
+        ),
+        ("self.until = max(self.until, now + self._seat.phase_seconds)", "pass", "gives disputes no time"),
+        (
+            "            self._fetch_missing_checks(now)\n",
+            "",
+            "waits for a check that never came",
+        ),
         (
             'self._seat.accuse(of, "a check of another vector", self._checks[of], self._pledges[of])',
             "pass",
             "wrong words are nobody's fault",
         ),
         (
-            "if self._sums and set(self._checks) == set(self.members) and not",
-            "if self._sums and len(self._checks) > len(self.members) // 2 and not",
+            "if set(self._checks) != set(self.members):",
+            "if len(self._checks) < len(self.members) // 2:",
             "verifies without everybody's check",
         ),
-        ("suspects = liars or self.members", "suspects = self.members", "every wrong word costs a vector"),
+        ("if over or of in self._liars:", "if True:", "every wrong word costs a vector"),
         (
-            "        if differs or self._disputed is not None:",
+            "        if differs or self._doubts:",
             "        if False:",
             "one member's two checks divide the others",
         ),
@@ -374,8 +435,8 @@ MUTATIONS: Final = {
             "what somebody says in another's name",
         ),
         (
-            "            if self._committed:\n                return\n            self._enter",
-            "            self._enter",
+            "            if self._committed:\n                return\n            if self._sum",
+            "            if self._sum",
             "begins again after it has contributed",
         ),
         (
@@ -407,7 +468,7 @@ MUTATIONS: Final = {
         ),
     ],
     ("gossip/round", "gossip/round"): [
-        ("                if len(early) < 2:", "                if True:", "keeps all that comes early"),
+        ("    if len(messages) < 2:", "    if True:", "keeps all that comes early"),
     ],
     ("gossip/messages", "gossip/messages"): [
         (

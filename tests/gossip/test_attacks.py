@@ -34,7 +34,7 @@ from attackers import (
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes
-from p2pfl.gossip.events import Effect, Event, PeerFound, PeerLost, Received, Send, TimerExpired
+from p2pfl.gossip.events import Effect, Event, PeerFound, PeerLost, Received, Send, SetTimer, TimerExpired
 from p2pfl.gossip.messages import (
     Ack,
     Bundle,
@@ -350,9 +350,14 @@ def test_whoever_is_left_out_with_good_reason_says_nothing_more() -> None:
 
 
 @exchanges
+@pytest.mark.parametrize("liars", [(3,), (3, 4)])
 @pytest.mark.parametrize("kind", [Ack, Bundle])
-def test_whoever_has_contributed_is_not_brought_to_begin_again(exchange: str, kind: type[Message]) -> None:
-    """By one that answers another proposal than all the others, once they have sent their vectors."""
+def test_whoever_has_contributed_is_not_brought_to_begin_again(
+    exchange: str, kind: type[Message], liars: tuple[int, ...]
+) -> None:
+    """By one, or more than may collude, that answers another proposal than all the others, once they have
+    sent their vectors.
+    """
 
     def react(me: Attacker, event: Event, now: float) -> Iterable[Effect]:
         mine = [message for message in me.said if isinstance(message, kind)]
@@ -362,8 +367,64 @@ def test_whoever_has_contributed_is_not_brought_to_begin_again(exchange: str, ki
             Send(peer, me.sign(elsewhere(mine[0], roster=bytes(32)))) for peer in GROUP[:6] if peer != me.peer
         ]
 
-    wrap = {3: attacker(react=react)}
+    wrap = dict.fromkeys(liars, attacker(react=react))
     all_complete(attacked(exchange, wrap), wrap, ALL)
+
+
+def another_roster(me: Attacker, kind: type[Message]) -> Message:
+    mine = next(message for message in me.said if isinstance(message, kind))
+    return elsewhere(mine, roster=bytes(32))
+
+
+CALLS_AWAY: dict[str, Callable[[Attacker], Message | None]] = {
+    "nothing": lambda me: None,
+    "an ack of another roster": lambda me: another_roster(me, Ack),
+    "a bundle of another roster": lambda me: another_roster(me, Bundle),
+    "a ready of another attempt": lambda me: elsewhere(
+        next(message for message in me.said if isinstance(message, Ready)), attempt=1
+    ),
+    "an ack of the last attempt": lambda me: elsewhere(another_roster(me, Ack), attempt=3),
+}
+
+
+@exchanges
+@pytest.mark.parametrize("seconds", [0.0, 0.02])
+@pytest.mark.parametrize("said", CALLS_AWAY)
+def test_nor_is_whoever_has_acked_while_the_others_go_on_by_its_word(
+    exchange: str, said: str, seconds: float
+) -> None:
+    """One member acks to all but its victim, and tells the victim something else. It is not even late."""
+
+    def change(me: Attacker, send: Send) -> Iterable[Send]:
+        keeps = isinstance(send.message, Ack) and send.peer == GROUP[3] and send.message.roster != bytes(32)
+        return () if keeps else (send,)
+
+    def react(me: Attacker, event: Event, now: float) -> Iterable[Effect]:
+        if isinstance(event, TimerExpired) and event.key == "now":
+            lie = CALLS_AWAY[said](me)
+            return () if lie is None else (Send(GROUP[3], me.sign(lie)),)
+        acked = any(isinstance(message, Ack) for message in me.said) and not waits
+        waits.extend([True] * acked)
+        return [SetTimer("now", now + seconds)] if acked else ()
+
+    waits: list[bool] = []
+    wrap = {1: attacker(change, react)}
+    rehearsal = attacked(exchange, wrap)
+    all_complete(rehearsal, wrap, ALL)
+    assert rehearsal.ended_at[GROUP[3]] < rehearsal.timing.phase_seconds
+
+
+@exchanges
+def test_whoever_lacks_a_bundle_is_followed_by_those_who_have_acked(exchange: str) -> None:
+    """One member deals to the last in such a way that it cannot ack: all others have, and wait for it."""
+
+    def spoil(me: Attacker, bundle: Bundle, to: PeerId) -> Message:
+        return replace(bundle, sealed=bytes(106)) if to == GROUP[5] and bundle.attempt == 0 else bundle
+
+    wrap = {2: attacker(lying(Bundle, spoil))}
+    rehearsal = attacked(exchange, wrap)
+    all_complete(rehearsal, wrap, ALL)
+    assert max(rehearsal.ended_at.values()) < rehearsal.timing.phase_seconds
 
 
 @pytest.mark.parametrize("everybody_lacks", [True, False])

@@ -211,6 +211,66 @@ def test_a_contributor_with_wrong_words_is_named_and_its_vector_summed() -> None
     assert max(asked.values()) <= one_owner + 5 * each
 
 
+@pytest.mark.parametrize("liar", [0, 9])
+def test_wrong_words_push_no_owner_out_however_narrow_its_line(liar: int) -> None:
+    """It takes more than half a phase to send as much as a vector, and one member's check is false for
+    everybody: ten owners have to show why. All that they added would be nine vectors.
+    """
+    free = dict.fromkeys(GROUP, 0.0)
+
+    def link(sender: PeerId, receiver: PeerId, message: Message, rng: np.random.Generator) -> Iterable[float]:
+        now = rehearsal.net.now
+        size = len(message.data) if isinstance(message, Masked | Part) else 0
+        free[sender] = max(free[sender], now) + 0.55 * size / (4 * DIM)
+        return (free[sender] - now + 0.01,)
+
+    wrap = {liar: attacker(twist=wrong_words)}
+    rehearsal = rehearse("scatter", wrap, members=10, link=link)
+    rehearsal.run()
+    audit(rehearsal, wrap)
+    honest = [number for number in range(10) if number != liar]
+    all_complete(rehearsal, wrap, range(10))
+    assert accusations(rehearsal, wrap) == {(number, "a check of another vector") for number in honest}
+    assert max(rehearsal.ended_at.values()) < 3 * rehearsal.timing.phase_seconds
+
+
+def wrong_about_the_second(me: Attacker, check: Check, to: PeerId) -> Message | None:
+    row = CHECKS * 4
+    return replace(check, words=check.words[:row] + plus_one(check.words[row:]))
+
+
+def test_an_owner_that_never_got_the_wrong_words_hears_of_them() -> None:
+    """They are wrong for its chunks alone. It cannot say whose they are before it has them, and is not asked
+    for all that it added.
+    """
+
+    def lie(me: Attacker, check: Check, to: PeerId) -> Message | None:
+        return None if to == GROUP[1] else wrong_about_the_second(me, check, to)
+
+    wrap = {4: attacker(lying(Check, lie))}
+    rehearsal = attacked("scatter", wrap)
+    all_complete(rehearsal, wrap, ALL)
+    assert max(rehearsal.ended_at.values()) < rehearsal.timing.phase_seconds / 2
+
+
+def test_wrong_words_at_the_last_moment_push_no_owner_out() -> None:
+    """The plan is nearly at its end when they come, and what their owner shows takes its time."""
+    quick = steady()
+
+    def link(sender: PeerId, receiver: PeerId, message: Message, rng: np.random.Generator) -> Iterable[float]:
+        now = rehearsal.net.now
+        if isinstance(message, Check) and sender == GROUP[4]:
+            return (1.05 - now,)
+        return (0.6,) if isinstance(message, Masked) and now > 1 else quick(sender, receiver, message, rng)
+
+    wrap = {4: attacker(lying(Check, wrong_about_the_second))}
+    rehearsal = rehearse("scatter", wrap, link=link)
+    rehearsal.run()
+    audit(rehearsal, wrap)
+    all_complete(rehearsal, wrap, ALL)
+    assert len({sent.message.mark for sent in rehearsal.net.sent if isinstance(sent.message, Plan)}) == 1
+
+
 def test_wrong_words_for_some_do_not_divide_the_others() -> None:
     def lie(me: Attacker, check: Check, to: PeerId) -> Message:
         return replace(check, words=plus_one(check.words)) if GROUP.index(to) % 2 else check

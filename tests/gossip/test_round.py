@@ -452,6 +452,14 @@ def test_nobody_goes_back_once_it_has_been_asked_for_its_contribution() -> None:
     assert sorted(rehearsal.contributed) == sorted(GROUP)
 
 
+def test_nor_for_one_that_was_not_in_the_roster() -> None:
+    """It is ready when the others are done, and refuses their proposal."""
+    rehearsal = Rehearsal(FOUR, prepared_at=[0, 0, 0, 5.0]).run()
+    complete(rehearsal, range(3))
+    again = {sent.sender for sent in rehearsal.net.sent if getattr(sent.message, "attempt", 0) > 0}
+    assert again == {GROUP[3]}
+
+
 def test_every_attempt_has_fresh_secrets() -> None:
     it, first = prepared()
     effects = it.handle(Received(GROUP[0], ready(0, attempt=1)), 0.1)

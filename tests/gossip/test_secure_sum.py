@@ -1,6 +1,6 @@
 """The arithmetic of masking, and one attempt's machine driven by hand."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -15,7 +15,7 @@ from p2pfl.crypto.ring import RING_16, RING_32, RING_64, Ring
 from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
 from p2pfl.gossip.events import Completed, Compute, Contribute, Effect, Evidence, Send
-from p2pfl.gossip.masking import HeldShares, Masking, Secrets, _subsets
+from p2pfl.gossip.masking import HeldShares, Masking, Secrets
 from p2pfl.gossip.messages import (
     Ack,
     Bundle,
@@ -32,12 +32,12 @@ from p2pfl.gossip.messages import (
     SumMessage,
     Survivors,
 )
+from p2pfl.gossip.recovery import Recovery
 from p2pfl.gossip.rehearsal import identity_of
 from p2pfl.gossip.roster import Roster
 from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.secure_sum import SecureSum
 from p2pfl.gossip.suite import SUITE
-from p2pfl.gossip.thresholds import thresholds
 from p2pfl.gossip.wire import Message, signed
 
 DIM = 4
@@ -91,6 +91,12 @@ class Dealt:
         return {holder: shares.seed if survived else shares.key for holder, shares in held.items()}
 
 
+def recovered_from(dealt: Dealt, owner: int, survived: bool, shares: Mapping[int, bytes]) -> bytes | None:
+    """What shares by holder of this one secret come to."""
+    search = Recovery(dealt.roster, SUITE, frozenset([owner] if survived else []))
+    return search._with_secret(owner, shares).secrets.get(owner)
+
+
 # ---- arithmetic
 
 
@@ -115,7 +121,7 @@ def test_whoever_survives_the_sum_is_exact(members: int, colluders: int, ring: R
             for owner in range(members):
                 survived = owner in survivors
                 shares = dealt.shares(owner, survived, survivors[-threshold:])
-                secret = dealt.maskings[0].recover(owner, survived, shares)
+                secret = recovered_from(dealt, owner, survived, shares)
                 own = dealt.secrets[owner]
                 assert secret == (own.seed if survived else own.mask_key.secret)
                 recovered[owner] = secret
@@ -176,7 +182,7 @@ def test_a_recovered_mask_key_opens_no_bundle() -> None:
 def test_fewer_shares_than_the_threshold_recover_nothing() -> None:
     dealt = Dealt(5, 2)
     assert dealt.roster.thresholds.threshold == 4
-    assert dealt.maskings[0].recover(1, True, dealt.shares(1, True, (0, 2, 4))) is None
+    assert recovered_from(dealt, 1, True, dealt.shares(1, True, (0, 2, 4))) is None
 
 
 @pytest.mark.parametrize(("members", "colluders", "wrong"), [(4, 1, 1), (8, 1, 1), (8, 1, 2), (8, 3, 2)])
@@ -189,7 +195,7 @@ def test_wrong_shares_are_found_out(members: int, colluders: int, wrong: int) ->
             shares |= {holder: shares[holder][:-1] + bytes([shares[holder][-1] ^ 1]) for holder in bad}
             shares |= {bad[0]: b"short"}
             own = dealt.secrets[2]
-            secret = dealt.maskings[0].recover(2, survived, shares)
+            secret = recovered_from(dealt, 2, survived, shares)
             assert secret is not None
             if survived:
                 assert secret == own.seed
@@ -197,22 +203,7 @@ def test_wrong_shares_are_found_out(members: int, colluders: int, wrong: int) ->
                 assert SUITE.key_of(secret).public == own.mask_key.public
             good = [holder for holder in shares if holder not in bad]
             few = (*bad, *good[: dealt.roster.thresholds.threshold - 1])
-            assert dealt.maskings[0].recover(2, survived, {holder: shares[holder] for holder in few}) is None
-
-
-def test_subsets_are_complete_where_they_can_be_and_bounded_where_not() -> None:
-    assert set(_subsets(list(range(8)), 6)) == set(combinations(range(8), 6))
-    assert len(list(_subsets(list(range(32)), 17))) == 8192
-    for members in range(3, 17):
-        for colluders in range(1, members - 1):
-            threshold = thresholds(members, colluders).threshold
-            wrong = set(range(0, members, 2)[: min(colluders, members - threshold)])
-            found = _subsets(list(range(members)), threshold)
-            assert any(not wrong & set(subset) for subset in found), (members, colluders)
-    for bad in combinations(range(16), 2):  # two that are not far apart leave a gap of eleven somewhere, or
-        clean = any(not set(bad) & set(subset) for subset in _subsets(list(range(16)), 7))
-        assert clean
-    assert list(_subsets([0, 1], 3)) == []
+            assert recovered_from(dealt, 2, survived, {holder: shares[holder] for holder in few}) is None
 
 
 def test_shares_have_no_representation() -> None:
@@ -350,6 +341,35 @@ def test_at_the_deadline_enough_acks_are_enough_and_fewer_are_not() -> None:
         bench.wake(1.0)
         assert bench.machine.committed == committed
         assert failed(bench) != committed
+
+
+def test_nor_is_an_ack_once_more_than_may_collude_have_contributed() -> None:
+    """They have been told that enough hold the shares; whoever withholds its ack does so from us only."""
+    bench = Bench()
+    for author in (0, 2, 3):
+        bench.bundle(author)
+    assert bench.machine.receive(bench.vector(0), 0.1) == bench.machine.receive(bench.vector(0), 0.1) == []
+    assert any(isinstance(e, Contribute) for e in bench.machine.receive(bench.vector(2), 0.1))
+    bench = Bench()
+    bench.bundle(0)
+    for author in (0, 2, 3):
+        bench.machine.receive(bench.vector(author), 0.1)
+    assert not bench.machine.committed, "with shares missing it cannot"
+    assert not failed(bench), "nor need it give up before it must"
+
+
+def test_one_that_shows_another_roster_ends_the_attempt_only_before_we_have_acked() -> None:
+    bench = Bench()
+    bench.machine.shown_elsewhere(GROUP[0], 0.1)
+    assert failed(bench)
+    bench = Bench()
+    for author in (0, 2, 3):
+        bench.bundle(author)
+    for _ in range(2):
+        bench.machine.shown_elsewhere(GROUP[0], 0.1)
+        assert not failed(bench)
+    bench.machine.shown_elsewhere(GROUP[2], 0.1)
+    assert failed(bench), "one of the two is honest"
 
 
 def test_a_lost_member_is_not_waited_for() -> None:
@@ -518,6 +538,34 @@ def test_shares_that_were_revealed_for_another_set_are_not_used() -> None:
         effects.append([type(e) for e in bench.take(author, Reveal, named, shares)])
     assert Completed not in effects[1]
     assert Completed in effects[2]
+
+
+@pytest.mark.parametrize("meanwhile", [True, False])
+def test_secrets_are_put_together_off_the_loop_one_search_at_a_time(meanwhile: bool) -> None:
+    """Member 2 reveals garbage. What comes while a search is under way is looked at in the next."""
+    bench = Bench().with_vectors(0, 2, 3)
+    for author in (0, 2):
+        bench.take(author, Survivors, bench.entries(0, 1, 2, 3))
+    mark = bench.machine._reveals[GROUP[1]].survivors
+
+    def reveal(author: int, *shares: bytes) -> list[Effect]:
+        return bench.machine.receive(bench.sign(author, Reveal, mark, shares), 0.4)
+
+    def right(author: int) -> list[bytes]:
+        return [bench.dealt.held[author][owner].seed for owner in range(4)]
+
+    assert reveal(0, *right(0)) == []
+    (search,) = reveal(2, *(bytes(33) for _ in range(4)))
+    assert isinstance(search, Compute)
+    found = search.work()
+    if meanwhile:
+        assert reveal(3, *right(3)) == []
+        (again,) = bench.machine.computed("secrets", found, 0.4)
+    else:
+        assert bench.machine.computed("secrets", found, 0.4) == []
+        (again,) = reveal(3, *right(3))
+    assert isinstance(again, Compute)
+    assert Completed in map(type, bench.worked([again], 0.4))
 
 
 def test_it_ends_when_no_set_can_win() -> None:
