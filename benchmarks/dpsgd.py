@@ -30,6 +30,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -158,14 +159,14 @@ def ours(noise: str) -> Callable[[nn.Module, Tensor, Tensor], Step]:
     def prepare(module: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
         gradient = ClippedGradient(module, losses, slopes)
         total, normal = torch.empty_like(gradient.vector), torch.empty_like(gradient.vector)
-        rate = -RATE / len(inputs)
+        rate, source, noised = -RATE / len(inputs), NOISE.source(system_random), np.empty(len(total))
 
         def step() -> None:
             gradient(inputs, targets, CLIP, out=total)
             if noise == "normal_":
                 total.add_(normal.normal_(), alpha=MULTIPLIER * CLIP)
             elif noise == "grid":
-                total.copy_(torch.from_numpy(NOISE.apply(total.numpy(), system_random)))
+                total.copy_(torch.from_numpy(NOISE.apply(total.numpy(), source, noised)))
             gradient.vector.add_(total, alpha=rate)
 
         return step

@@ -119,7 +119,8 @@ def steps(count: int) -> list[Row]:
 
     def noised(sigma: float) -> Work:
         step = StepNoise(10, sigma)
-        return lambda: step.apply(gradient, system_random)
+        source, out = step.source(system_random), np.empty(count)
+        return lambda: step.apply(gradient, source, out)
 
     others: dict[str, Work] = {"gradient + normal_": lambda: tensor.add_(noise.normal_(), alpha=0.1)}
     took = in_turns(others | {f"{sigma}": noised(sigma) for sigma in STEP_SIGMAS})

@@ -254,21 +254,30 @@ class StepNoise:
     fraction_bits: int
     sigma: float
 
+    def source(self, random: RandomBytes) -> Samples:
+        """Noise for all the steps there will ever be. One source serves many: a small model's step costs less
+        than a new one.
+        """
+        return Samples(DiscreteGaussian(self.sigma), 1 << 62, random)
+
     def apply(
-        self, total: NDArray[np.float64] | NDArray[np.float32], random: RandomBytes
+        self,
+        total: NDArray[np.float64] | NDArray[np.float32],
+        noise: Samples,
+        out: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
-        """``total``, shape (dimension,), rounded to the nearest grid point and noised; a fresh float64 array.
+        """``total``, shape (dimension,), rounded to the nearest grid point and noised from a :meth:`source`:
+        in ``out``, or a fresh array.
 
         Exact: what comes out is a whole number of grid steps, far below 2^53 for the sum of any 2^20 clipped
         records.
         """
-        noised = np.empty(len(total), np.float64)
-        source = Samples(DiscreteGaussian(self.sigma), len(total), random)
+        noised = np.empty(len(total), np.float64) if out is None else out
         for at in range(0, len(total), _BLOCK):
             block = noised[at : at + _BLOCK]
             np.multiply(total[at : at + _BLOCK], math.ldexp(1.0, self.fraction_bits), out=block)
             np.rint(block, out=block)
-            source.add_to(block)
+            noise.add_to(block)
             np.multiply(block, math.ldexp(1.0, -self.fraction_bits), out=block)
         return noised
 

@@ -25,7 +25,24 @@ from p2pfl.gossip import chunks, epoch, epoch_messages, evidence, exchange, mess
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.epoch_messages import commitment_to
-from p2pfl.gossip.manifest import PARAMETER_LIMIT, DenseModel, Manifest, canonical_bytes, from_toml
+from p2pfl.gossip.manifest import (
+    PARAMETER_LIMIT,
+    Column,
+    ConvolutionalModel,
+    DenseModel,
+    GroupSpec,
+    ImageTask,
+    Manifest,
+    ModelSpec,
+    PrivacySpec,
+    SequenceModel,
+    TabularTask,
+    TextTask,
+    TimingSpec,
+    TrainingSpec,
+    canonical_bytes,
+    from_toml,
+)
 from p2pfl.gossip.messages import (
     Masked,
     Plan,
@@ -38,6 +55,7 @@ from p2pfl.gossip.messages import (
 )
 from p2pfl.gossip.participant import MAX_AHEAD, MESSAGES
 from p2pfl.gossip.presences import Author, PresenceSet
+from p2pfl.gossip.records import plain
 from p2pfl.gossip.suite import SUITE
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.gossip.tickets import issue
@@ -55,6 +73,14 @@ from p2pfl.topologies import graphs, schedule
 from p2pfl.topologies.draws import Draws
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
+MANIFEST_TABLES: Mapping[str, tuple[type, ...]] = {
+    "## 3. Manifest": (TrainingSpec, PrivacySpec, GroupSpec, TimingSpec),
+    "**Tabular**: ": (TabularTask, Column),
+    "**Images**: ": (ImageTask,),
+    "**Text**: ": (TextTask,),
+    "### Models": (DenseModel, ConvolutionalModel, SequenceModel),
+}
+"""The records whose fields are in the first table below each place."""
 LABELS: Mapping[str, bytes] = {name: value for name, value in vars(labels).items() if name.isupper()}
 
 
@@ -140,6 +166,49 @@ sampling_rate = 1
 expected_batch = 10
 [privacy]
 mode = "none"
+"""
+
+
+def other_manifest_example(task_and_model: str) -> Callable[[Given], dict[str, str]]:
+    """The manifest above with another task and model."""
+
+    def computed(given: Given) -> dict[str, str]:
+        member = parse_peer_id(given.text("member"))
+        before, rest = MANIFEST.split("[task]")
+        toml = before + task_and_model + "[training]" + rest.split("[training]")[1]
+        manifest = from_toml(toml.format(members=f'["{member}"]', issuers=f'["{member}"]'))
+        return {
+            "task": pack(plain(manifest.task)).hex(),
+            "model": pack(plain(manifest.model)).hex(),
+            "federation id": manifest.federation_id,
+        }
+
+    return computed
+
+
+IMAGES = """
+[task]
+kind = "images"
+height = 4
+width = 3
+classes = ["a", "b"]
+class_weights = [1, 2.5]
+[model]
+kind = "cnn"
+channels = [2]
+kernel = 3
+norm_groups = 1
+"""
+TEXT = """
+[task]
+kind = "text"
+alphabet = "ab\\n"
+window = 3
+record = "line"
+unknown = "skip"
+[model]
+kind = "gru"
+width = 2
 """
 
 
@@ -406,6 +475,31 @@ def model_example(given: Given) -> dict[str, str]:
     return {"layout": layout, "initial parameters": parameters.astype("<f8").tobytes().hex()}
 
 
+def network_example(
+    spec: ModelSpec, features: int, inputs: NDArray[np.generic]
+) -> Callable[[Given], dict[str, str]]:
+    """Where parameters lie, what they start from, and what the model makes of ``inputs`` with given ones."""
+
+    def computed(given: Given) -> dict[str, str]:
+        model = Model(spec, features)
+        initial = model.initial(given.blob("federation")).astype("<f8")
+        outputs = model.outputs((np.arange(model.dimension) % 7 - 3) / 8, inputs[None])[0]
+        return {
+            "layout": ",".join(f"{slot.name}:{slot.start}" for slot in model.layout),
+            "parameters": str(model.dimension),
+            "SHA-256 of the initial parameters": hashlib.sha256(initial.tobytes()).hexdigest(),
+            "outputs": " / ".join(
+                " ".join(f"{value:.6f}" for value in place) for place in np.atleast_2d(outputs)
+            ),
+        }
+
+    return computed
+
+
+PICTURE = np.arange(9).reshape(1, 3, 3) / 8
+CHARACTERS = np.array([2, 0, 1])
+
+
 def released_example(given: Given) -> dict[str, str]:
     statistics, parameters = (
         np.array([float(word) for word in given.text(name).split()]) for name in ("statistics", "parameters")
@@ -418,6 +512,8 @@ COMPUTED: Mapping[str, Callable[[Given], dict[str, str]]] = {
     "canonical": canonical_example,
     "identity": identity_example,
     "manifest": manifest_example,
+    "image manifest": other_manifest_example(IMAGES),
+    "text manifest": other_manifest_example(TEXT),
     "ticket": ticket_example,
     "greeting": greeting_example,
     "presence": presence_example,
@@ -433,6 +529,11 @@ COMPUTED: Mapping[str, Callable[[Given], dict[str, str]]] = {
     "encoding": encoding_example,
     "plan": plan_example,
     "model": model_example,
+    "cnn": network_example(
+        ConvolutionalModel("cnn", (2, 4), (1, 3, 3), 2, kernel=3, norm_groups=2), 9, PICTURE
+    ),
+    "gru": network_example(SequenceModel("gru", 2, (3,), 3, layers=2), 3, CHARACTERS),
+    "transformer": network_example(SequenceModel("transformer", 4, (3,), 3, heads=2), 3, CHARACTERS),
     "released": released_example,
 }
 
@@ -482,6 +583,19 @@ def test_every_message_has_its_fields_in_order(tag: str) -> None:
     names = [name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)]
     fields = [field.name for field in dataclasses.fields(kind)]
     assert names == [name for name in fields if name not in ("author", "signature")]
+
+
+@pytest.mark.parametrize("place", MANIFEST_TABLES)
+def test_every_field_of_the_manifest_is_in_its_table(place: str) -> None:
+    """Those that a manifest may lack with their default."""
+    table = PAGE.partition(f"\n{place}")[2].partition("\n|")[2].partition("\n\n")[0]
+    rows = [row.split("|") for row in table.splitlines()]
+    for field in (field for record in MANIFEST_TABLES[place] for field in dataclasses.fields(record)):
+        name = re.compile(rf"`(\w+\.|…\.)?{field.name}`")
+        found = [row for row in rows if name.search("".join(row[:3]))]
+        assert found or field.name == "kind", field.name
+        if "added" in field.metadata:
+            assert any("default" in "".join(row) for row in found), field.name
 
 
 def constants() -> dict[str, float | str]:

@@ -78,6 +78,7 @@ class Trainer:
         self._step_noise = (
             step_noise(manifest, self.model.dimension) if manifest.privacy.mode == "local" else None
         )
+        self._noise = None if self._step_noise is None else self._step_noise.source(random)
         self._inputs: tuple[NDArray[np.float64], NDArray[np.generic]] | None = None
 
     def dimension(self, stage: str) -> int:
@@ -193,7 +194,9 @@ class Trainer:
         inputs, labels = self._train_inputs(statistics, chosen), self._train.labels[chosen]
         clip_norm = privacy.clip_norm if privacy.mode in ("distributed", "local") else math.inf
         total = self.model.summed_gradient(parameters, inputs, labels, clip_norm)
-        return total if self._step_noise is None else self._step_noise.apply(total, self._random)
+        if self._step_noise is None or self._noise is None:
+            return total
+        return self._step_noise.apply(total, self._noise)
 
     def _train_inputs(
         self, statistics: NDArray[np.float64], chosen: NDArray[np.bool_]

@@ -301,13 +301,13 @@ def test_measured_variance_of_the_noise(mode: str, stage: str) -> None:
 
 def test_measured_noise_of_a_local_step() -> None:
     step = step_noise(manifest("local"), 14)
-    random = seeded_random(b"step")
+    noise = step.source(seeded_random(b"step"))
     truth = np.linspace(-3, 3, 14)
-    errors = np.array([step.apply(truth, random) - truth for _ in range(3000)])
+    errors = np.array([step.apply(truth, noise) - truth for _ in range(3000)])
     sigma = step.sigma * 2.0**-step.fraction_bits
     assert sigma >= manifest("local").privacy.noise_multiplier * manifest("local").privacy.clip_norm
     assert errors.var() == pytest.approx(sigma**2, rel=5 * math.sqrt(2 / errors.size))
-    on_grid = np.ldexp(step.apply(truth, random), step.fraction_bits)
+    on_grid = np.ldexp(step.apply(truth, noise), step.fraction_bits)
     assert np.array_equal(on_grid, np.rint(on_grid))
 
 
@@ -319,8 +319,11 @@ def test_a_noised_step_is_its_nearest_grid_point_and_the_integers_of_the_sampler
     step = StepNoise(fraction_bits=7, sigma=1000.0)
     total = np.random.default_rng(1).normal(scale=3.0, size=dimension).astype(dtype)
     before = total.copy()
-    noised = step.apply(total, seeded_random(b"step"))
-    drawn = DiscreteGaussian(1000.0).sample(dimension, seeded_random(b"step"))
+    out = np.empty(dimension)
+    noised = step.apply(total, step.source(seeded_random(b"step")), out)
+    assert noised is out
+    whole_batches = 1 << 16  # a source draws these, whatever a step takes
+    drawn = DiscreteGaussian(1000.0).sample(whole_batches, seeded_random(b"step"))[:dimension]
     assert noised.dtype == np.float64
     assert np.array_equal(noised, (np.rint(total.astype(float) * 128) + drawn) / 128)
     assert np.array_equal(total, before)
