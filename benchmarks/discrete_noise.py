@@ -1,6 +1,6 @@
 """What integer noise costs, beside torch.normal_, the bare AES-CTR stream and a plain search of the table.
 
-    python benchmarks/noise.py [--json] [--quick]
+    python benchmarks/discrete_noise.py [--json] [--quick]
 
 CPU time of one thread, the best of several runs that take turns. Integers come from a fresh seed of the
 operating system each time and are added to a vector of float64 that is there already. A noised gradient is
