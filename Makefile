@@ -8,7 +8,7 @@ DIRECTORY ?= demo-run
 SECONDS ?= 60
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 SUBPACKAGES := node gossip crypto topologies
-TYPED := .typing:tools:tests/gossip:tests/processes:tests/node:tests/fuzzing
+TYPED := .typing:tests/gossip:tests/processes:tests/node:tests/fuzzing:tools:benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow fuzz mutants check format types .typing bench dist picture clean
@@ -62,7 +62,7 @@ format: $(READY)  ## format the code and apply safe lint fixes
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 bench: $(READY)  ## print the accuracy and speed tables
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 dist: $(READY)  ## build the wheel and the source distribution into dist/
 	@$(BIN)/python -m build --quiet --dependency-constraints-txt constraints.txt --outdir dist .

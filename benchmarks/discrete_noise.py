@@ -11,7 +11,6 @@ With --quick only 10^5 numbers at a time.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from _rows import Row, row, show
 
 from p2pfl.crypto.discrete_gaussian import LARGEST_SIGMA, SAMPLE_DISTANCE, DiscreteGaussian, Samples
 from p2pfl.crypto.randomness import Keystream, system_random
@@ -32,7 +32,6 @@ TABLE_SIGMA = 1000.0
 SEED = bytes(32)
 _AT_LEAST = 1 << 18
 """Elements that small steps are repeated for, so that every draw is paid for."""
-Row = dict[str, object]
 Work = Callable[[], object]
 
 
@@ -47,21 +46,6 @@ def in_turns(works: Mapping[str, Work], times: int = 9) -> dict[str, float]:
             work()
             seconds[name].append(time.process_time() - start)
     return {name: min(each) for name, each in seconds.items()}
-
-
-def row(
-    name: str,
-    params: dict[str, float],
-    value: float,
-    unit: str,
-    baseline: str = "",
-    ratio: float | None = None,
-    target: float | None = None,
-    *,
-    met: bool | None = None,
-) -> Row:
-    keys = ("name", "params", "value", "unit", "baseline", "ratio", "target", "met")
-    return dict(zip(keys, (name, params, value, unit, baseline, ratio, target, met), strict=True))
 
 
 def table_search(count: int) -> Work:
@@ -169,16 +153,7 @@ def measure(*, quick: bool) -> list[Row]:
 
 def main(*, as_json: bool, quick: bool) -> None:
     torch.set_num_threads(1)
-    rows = measure(quick=quick)
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    for each in rows:
-        params = ", ".join(f"{key} = {value:,g}" for key, value in dict(each["params"]).items())  # type: ignore[call-overload]
-        ratio = "" if each["ratio"] is None else f"{each['ratio']:7.2f} of {each['baseline']}"
-        met = "" if each["met"] is None else (", met" if each["met"] else ", NOT MET")
-        aim = "" if each["target"] is None else f"  (target {each['target']:g}{met})"
-        print(f"{each['name']:26} {params:30} {each['value']:10.4g} {each['unit']:14}{ratio}{aim}")
+    show(measure(quick=quick), as_json=as_json)
 
 
 if __name__ == "__main__":

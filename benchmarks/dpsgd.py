@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _rows import Rows, row, show
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import (
@@ -49,7 +50,6 @@ CLIP, MULTIPLIER, RATE = 1.0, 1.0, 0.05
 NOISE = StepNoise(11, 2.0**11)
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 Step = Callable[[], object]
-Rows = list[dict[str, object]]
 
 
 # -- models
@@ -348,21 +348,6 @@ AHEAD_TARGETS = {("MLP", "opacus hooks"): 30.0, ("MLP", "opacus ghost"): 1.5}
 """How many of our steps one of theirs takes, at least; else more than one."""
 
 
-def row(
-    name: str,
-    params: dict[str, object],
-    value: float,
-    unit: str,
-    baseline: str = "",
-    ratio: float | None = None,
-    target: float | None = None,
-    *,
-    met: bool | None = None,
-) -> dict[str, object]:
-    keys = ("name", "params", "value", "unit", "baseline", "ratio", "target", "met")
-    return dict(zip(keys, (name, params, value, unit, baseline, ratio, target, met), strict=True))
-
-
 def times(model: str, records: int, seconds: float) -> Rows:
     """Every candidate beside plain SGD; and how far we are ahead of each mode of Opacus."""
     params: dict[str, object] = {"model": model, "batch": records}
@@ -409,16 +394,7 @@ def measure(*, quick: bool) -> Rows:
 
 
 def main(*, as_json: bool, quick: bool) -> None:
-    rows = measure(quick=quick)
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    for each in rows:
-        params = ", ".join(str(value) for value in dict(each["params"]).values())  # type: ignore[call-overload]
-        ratio = "" if each["ratio"] is None else f"{each['ratio']:8.2f} of {each['baseline']}"
-        met = "" if each["met"] is None else ("  met" if each["met"] else "  NOT MET")
-        aim = "" if each["target"] is None else f"  (target {each['target']:g}{met})"
-        print(f"{each['name']:26} {params:26} {each['value']:10.3f} {each['unit']:10}{ratio}{aim}")
+    show(measure(quick=quick), as_json=as_json)
 
 
 if __name__ == "__main__":

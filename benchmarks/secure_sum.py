@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _rows import Rows, row, show
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.linear_check import check_values
@@ -45,22 +46,6 @@ from p2pfl.gossip.suite import SUITE
 COLLUDERS = 1
 SEED = bytes(32)
 FLOWER_CLIENT_MS = 133.0
-Rows = list[dict[str, object]]
-
-
-def row(
-    name: str,
-    params: dict[str, int],
-    value: float,
-    unit: str,
-    baseline: str = "",
-    ratio: float | None = None,
-    target: float | None = None,
-    *,
-    met: bool | None = None,
-) -> dict[str, object]:
-    keys = ("name", "params", "value", "unit", "baseline", "ratio", "target", "met")
-    return dict(zip(keys, (name, params, value, unit, baseline, ratio, target, met), strict=True))
 
 
 def best(work: Callable[[], object], times: int = 7, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -237,10 +222,10 @@ def sharing() -> Rows:
 
 
 class Group:
-    """``members`` processes, connected over loopback (:mod:`secure_sum_member`)."""
+    """``members`` processes, connected over loopback (:mod:`_secure_sum_member`)."""
 
     def __init__(self, members: int) -> None:
-        script = [sys.executable, str(Path(__file__).with_name("secure_sum_member.py"))]
+        script = [sys.executable, str(Path(__file__).with_name("_secure_sum_member.py"))]
         self.processes = [
             subprocess.Popen(
                 [*script, str(number), str(members)],
@@ -363,16 +348,7 @@ def measure(*, quick: bool) -> Rows:
 
 
 def main(*, as_json: bool, quick: bool) -> None:
-    rows = measure(quick=quick)
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    for each in rows:
-        params = ", ".join(f"{key} = {value:,}" for key, value in dict(each["params"]).items())  # type: ignore[call-overload]
-        ratio = "" if each["ratio"] is None else f"{each['ratio']:7.2f} of {each['baseline']}"
-        met = "" if each["met"] is None else ("  met" if each["met"] else "  NOT MET")
-        aim = "" if each["target"] is None else f"  (target {each['target']:g}{met})"
-        print(f"{each['name']:20} {params:24} {each['value']:10.3f} {each['unit']:14}{ratio}{aim}")
+    show(measure(quick=quick), as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ bytes as messages of 1 MiB, which is how the chunks of a model travel.
 
 import argparse
 import hashlib
-import json
 import logging
 import os
 import subprocess
@@ -18,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import trio
+from _rows import Row, Rows, row, show
 from libp2p import new_host
 from libp2p.abc import INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
@@ -213,7 +213,7 @@ def measure(kind: str) -> float:
         server.wait()
 
 
-def rows() -> list[dict[str, object]]:
+def rows() -> Rows:
     """What is measured, with its yardstick and target."""
     rates = {kind: measure(kind) for kind in ("raw", "stock", "ours", "messages")}
     memory = trio.run(connections, 100)
@@ -240,20 +240,13 @@ def _row(
     baseline: str,
     ratio: float | None,
     target: float | None,
-) -> dict[str, object]:
+) -> Row:
     met = None if target is None or ratio is None else ratio >= target
-    keys = ("name", "params", "value", "unit", "baseline", "ratio", "target", "met")
-    return dict(zip(keys, (name, params, value, unit, baseline, ratio, target, met), strict=True))
+    return row(name, params, value, unit, baseline, ratio, target, met=met)
 
 
 def main(*, as_json: bool) -> None:
-    found = rows()
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    for row in found:
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:6.2f} of {row['baseline']}"
-        print(f"{row['name']:24} {row['value']:8.0f} {row['unit']:5} {ratio}")
+    show(rows(), as_json=as_json)
 
 
 if __name__ == "__main__":
