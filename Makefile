@@ -11,10 +11,10 @@ SUBPACKAGES := node gossip crypto topologies
 TYPED := .typing:tests/gossip:tests/processes:tests/node:tests/fuzzing:tools:benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow fuzz mutants check format types .typing bench dist picture clean
+.PHONY: help setup demo test test-slow fuzz mutants check format types .typing reproduce reproduce-full bench dist picture clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make the virtual environment and install everything into it
 
@@ -29,11 +29,11 @@ $(READY): pyproject.toml constraints.txt tools/prerequisites.sh
 demo: $(READY)  ## four hospitals, four daemons, one model: runs a real federation in DIRECTORY
 	@$(BIN)/p2pfl demo --directory "$(DIRECTORY)"
 
-test: $(READY)  ## run the test suite
-	@$(BIN)/python -m pytest
+test: $(READY)  ## run the test suite, a file at a time on every core
+	@$(BIN)/python -m pytest -n logical --dist loadfile
 
 test-slow: $(READY)  ## run the long tests as well
-	@$(BIN)/python -m pytest -m "slow or not slow"
+	@$(BIN)/python -m pytest -n logical --dist loadfile -m "slow or not slow"
 
 fuzz: $(READY)  ## feed mutated inputs to every decoder for SECONDS; SEED repeats a run, KEEP=yes adds to the corpus
 	@$(BIN)/python tests/fuzzing/run.py --seconds "$(SECONDS)" --seed "$(SEED)" $(if $(KEEP),--keep)
@@ -61,6 +61,12 @@ types: $(READY) .typing  ## strict type check (through the link tree that editor
 format: $(READY)  ## format the code and apply safe lint fixes
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
+reproduce: $(READY)  ## compute published results anew, in minutes; MNIST=DIR for those with pictures
+	@PYTHONPATH=benchmarks $(BIN)/python -m reproduce $(if $(MNIST),--mnist "$(MNIST)")
+
+reproduce-full: $(READY)  ## the same with every setting and seed, in less than an hour on two cores
+	@PYTHONPATH=benchmarks $(BIN)/python -m reproduce --full $(if $(MNIST),--mnist "$(MNIST)")
+
 bench: $(READY)  ## print the accuracy and speed tables
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
@@ -71,8 +77,8 @@ picture: $(READY)  ## run the demo and draw what it printed into docs/demo.svg
 	@$(BIN)/p2pfl demo --directory "$(DIRECTORY)" > "$(DIRECTORY).txt"
 	@$(BIN)/python tools/picture.py "make demo" < "$(DIRECTORY).txt" > docs/demo.svg && rm "$(DIRECTORY).txt"
 
-clean:  ## remove what the targets made: environment, builds, caches, demo-run
-	@rm -rf $(VENV) .typing p2pfl_node.egg-info demo-run demo-run.txt
+clean:  ## remove what the targets made: environment, builds, caches, demo-run, reproduce-run
+	@rm -rf $(VENV) .typing p2pfl_node.egg-info demo-run demo-run.txt reproduce-run
 	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@rm -f dist/p2pfl_node-*; rmdir dist 2>/dev/null || true
 	@find p2pfl $(SUBPACKAGES) tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,33 +3,21 @@ results?
 
     python benchmarks/heart_disease.py [--seeds N] [--json]
 
-Trains by the manifest of the demo in this process: each contribution is encoded and noised as a node would,
-and the ring sum over the four is decoded, which is exactly what the secure sum yields. Prints mean test
-accuracy over the seeds, as the mean of the four hospitals' accuracies and on all test records pooled. Takes
-about a minute.
+The first experiment of `make reproduce`, with targets: prints mean test accuracy over the seeds, as the mean
+of the four hospitals' accuracies and on all test records pooled. Takes about a minute.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from reproduce import hearts
 
-from p2pfl.baselines import pooled, train_centrally
-from p2pfl.crypto.identity import Identity
-from p2pfl.crypto.randomness import RandomBytes, seeded_random
-from p2pfl.crypto.ring import decode, encode
-from p2pfl.gossip.manifest import Manifest, from_toml
-from p2pfl.gossip.thresholds import thresholds
-from p2pfl.heart_disease import FEDERATION_TOML, HOSPITALS, PUBLISHED, write_hospital
-from p2pfl.node.privacy import Budget, calibrated, noise, stage_plan
-from p2pfl.node.training.table import Table, load_table
-from p2pfl.node.training.trainer import Trainer
+from p2pfl.crypto.randomness import seeded_random
+from p2pfl.heart_disease import PUBLISHED
 
 TARGETS = {"none": (0.80, 0.78), "distributed": (0.78, 0.76)}
 MODES = {
@@ -37,14 +25,6 @@ MODES = {
     "distributed": "federation, epsilon 1, distributed noise",
     "local": "federation, epsilon 1, local noise",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Test accuracies of one model, or of one per hospital; or their means over seeds."""
-
-    mean: float
-    pooled: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON rows instead of a table")
     options = parser.parse_args(arguments)
-    manifest = _manifest()
-    train, test = _tables(manifest)
     seeds = [seeded_random(b"heart disease %d" % seed) for seed in range(options.seeds)]
     rows = [
-        *_rows(
-            "each hospital alone, own patients", {}, [_alone(manifest, train, test, seed) for seed in seeds]
-        ),
-        *_rows("all records pooled", {}, [_pooled(manifest, train, test, seed) for seed in seeds], "pooled"),
+        *_rows("each hospital alone, own patients", {}, [hearts.alone(seed) for seed in seeds]),
+        *_rows("all records pooled", {}, [hearts.together(seed) for seed in seeds], "pooled"),
     ]
     for mode, name in MODES.items():
-        agreed = calibrated(replace(manifest, privacy=manifest.privacy.with_mode(mode)))
-        results = [_federated(agreed, train, test, seed) for seed in seeds]
-        params = {"mode": mode, "rounds": agreed.training.rounds}
+        agreed = hearts.agreement(mode, 1.0)
+        results = [hearts.federated(agreed, seed) for seed in seeds]
+        params: dict[str, object] = {"mode": mode, "rounds": agreed.training.rounds}
         if mode != "none":
             params |= {"epsilon": agreed.privacy.epsilon, "delta": agreed.privacy.delta}
         rows += _rows(name, params, results, "federated averaging", TARGETS.get(mode))
@@ -91,82 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(row.met is False for row in rows))
 
 
-def _manifest() -> Manifest:
-    issuer = Identity.generate(seeded_random(b"issuer")).peer_id
-    return from_toml(FEDERATION_TOML.read_text(encoding="utf-8").replace("ISSUER", issuer))
-
-
-def _tables(manifest: Manifest) -> tuple[list[Table], list[Table]]:
-    """Training and test table of every hospital, read from files as a node reads them."""
-    with TemporaryDirectory() as directory:
-        homes = [Path(directory) / name for name in HOSPITALS]
-        for home in homes:
-            home.mkdir()
-            write_hospital(home, home.name)
-        train = [load_table(home / "train.csv", manifest.task) for home in homes]
-        return train, [load_table(home / "test.csv", manifest.task) for home in homes]
-
-
-# -- the three ways to learn
-def _alone(
-    manifest: Manifest, train: Sequence[Table], test: Sequence[Table], random: RandomBytes
-) -> Accuracy:
-    models = [train_centrally(manifest, table, random) for table in train]
-    return _weighed([model.accuracy(table) for model, table in zip(models, test, strict=True)], test)
-
-
-def _pooled(
-    manifest: Manifest, train: Sequence[Table], test: Sequence[Table], random: RandomBytes
-) -> Accuracy:
-    model = train_centrally(manifest, pooled(train), random)
-    return _weighed([model.accuracy(table) for table in test], test)
-
-
-def _federated(
-    manifest: Manifest, train: Sequence[Table], test: Sequence[Table], random: RandomBytes
-) -> Accuracy:
-    trainers = [Trainer(manifest, table, None, random) for table in train]
-    budget = Budget(manifest.privacy)
-    statistics = _round(
-        manifest, "statistics", [trainer.statistics() for trainer in trainers], budget, random
-    )
-    parameters = trainers[0].initial_parameters()
-    for _ in range(manifest.training.rounds):
-        steps = [trainer.contribution(parameters, statistics) for trainer in trainers]
-        parameters = _round(manifest, "training", steps, budget, random)
-    results = [trainers[0].evaluate(parameters, statistics, table) for table in test]
-    return _weighed([result.accuracy for result in results], test)
-
-
-def _round(
-    manifest: Manifest,
-    stage: str,
-    contributions: Sequence[NDArray[np.float64]],
-    budget: Budget,
-    random: RandomBytes,
-) -> NDArray[np.float64]:
-    """The mean that the secure sum of ``contributions`` yields, and its price."""
-    plan = stage_plan(manifest, stage, len(contributions[0]))
-    group = thresholds(len(contributions), manifest.groups.colluders)
-    if not budget.allows(plan):
-        raise AssertionError("the budget does not last for the rounds it was calibrated for")
-    total = np.zeros(plan.dimension, np.uint32)
-    for values in contributions:
-        total += encode(values, plan.encoding, random)[0] + noise(plan, group, random).astype(np.uint32)
-    if plan.charged:
-        budget.spend(plan.mechanism(group))
-    return decode(total, plan.encoding) / len(contributions)
-
-
-def _weighed(each: Sequence[float], test: Sequence[Table]) -> Accuracy:
-    return Accuracy(float(np.mean(each)), float(np.average(each, weights=[len(table) for table in test])))
-
-
 # -- the table
 def _rows(
     name: str,
     params: Mapping[str, object],
-    results: Sequence[Accuracy],
+    results: Sequence[hearts.Accuracy],
     published: str | None = None,
     targets: tuple[float, float] | None = None,
 ) -> list[Row]:

@@ -6,11 +6,13 @@ secret, and never changes: another number anywhere is another federation. It is 
 are named, never shipped as code.
 
 Every record checks itself when it is made, so a Manifest that exists is within bounds and free of
-contradiction. One thing may be open: noise multipliers of 0 in a private mode say "not computed yet". Such a
-draft has no canonical form and so no id.
+contradiction. Two things may be open: noise multipliers of 0 in a private mode say "not computed yet", and
+the size 0 of a plug-in's model "not known yet". Such a draft has no canonical form and so no id.
 
 Layout in TOML: ``name``, ``issuers``, ``members``, ``seed``, then ``[task]`` (:mod:`.task_spec`), ``[model]``
-(:mod:`.model_spec`), ``[training]``, ``[privacy]``, ``[groups]``, ``[timing]``; the last two may be left out.
+(:mod:`.model_spec`), ``[training]``, ``[privacy]``, ``[groups]``, ``[timing]``, ``[evaluation]``
+(:mod:`.evaluation_spec`); the last three may be left out.
+Tasks and models whose code the organisations bring themselves are in :mod:`.own_spec`.
 """
 
 import hashlib
@@ -33,6 +35,7 @@ from p2pfl.gossip.declared import (
     require_range,
     require_text,
 )
+from p2pfl.gossip.evaluation_spec import EvaluationSpec
 from p2pfl.gossip.messages import MAX_MEMBERS as LARGEST_GROUP
 from p2pfl.gossip.model_spec import (
     MAX_PARAMETERS,
@@ -42,6 +45,15 @@ from p2pfl.gossip.model_spec import (
     SequenceModel,
     require_fit,
     sizes_for,
+)
+from p2pfl.gossip.own_spec import (
+    STEPS_OUTSIDE,
+    OutsideModel,
+    OutsideTask,
+    PluginModel,
+    PluginTask,
+    Tensor,
+    complete,
 )
 from p2pfl.gossip.records import FieldError, added, plain, read_record, read_variant, shown, suggest
 from p2pfl.gossip.task_spec import MAX_COLUMNS, Column, ImageTask, TabularTask, TaskSpec, TextTask
@@ -60,15 +72,21 @@ __all__ = [
     "Column",
     "ConvolutionalModel",
     "DenseModel",
+    "EvaluationSpec",
     "GroupSpec",
     "ImageTask",
     "Manifest",
     "ManifestError",
     "ModelSpec",
+    "OutsideModel",
+    "OutsideTask",
+    "PluginModel",
+    "PluginTask",
     "PrivacySpec",
     "SequenceModel",
     "TabularTask",
     "TaskSpec",
+    "Tensor",
     "TextTask",
     "TimingSpec",
     "TrainingSpec",
@@ -98,7 +116,10 @@ class TrainingSpec:
     by, in records per member and step. ``local_steps``: steps between two averages. ``ring_bits``: width of a
     parameter in a sum. ``parameter_limit``: parameters beyond it are cut when they are summed, and counted.
     ``weight_decay`` λ: a step first shrinks every parameter by ``learning_rate`` · λ of its size, as a
-    penalty of λ/2 · |x|² would.
+    penalty of λ/2 · |x|² would. ``proximal`` μ: a step also moves back by ``learning_rate`` · μ of the way
+    that the steps before it in this round have led, as a penalty of μ/2 · |x - start|² would (FedProx).
+    ``momentum`` β: to what a member contributes it adds β of the way from the model that was released before
+    the last one to the last one.
     """
 
     rounds: int
@@ -109,6 +130,8 @@ class TrainingSpec:
     ring_bits: Literal[16, 32, 64] = added(32)
     parameter_limit: float = added(PARAMETER_LIMIT)
     weight_decay: float = added(0.0)
+    proximal: float = added(0.0)
+    momentum: float = added(0.0)
 
     def __post_init__(self) -> None:
         require_range(self.rounds, "training.rounds", 1, MAX_ROUNDS)
@@ -120,6 +143,17 @@ class TrainingSpec:
         require_range(self.weight_decay, "training.weight_decay", 0, MAX_MAGNITUDE)
         shrinks = self.learning_rate * self.weight_decay <= 1
         require(shrinks, "training.weight_decay", "must be at most 1 / learning_rate")
+        self._check_proximal()
+        below = math.isfinite(self.momentum) and 0 <= self.momentum < 1
+        require(below, "training.momentum", f"must be at least 0 and below 1, not {self.momentum!r}")
+
+    def _check_proximal(self) -> None:
+        require_range(self.proximal, "training.proximal", 0, MAX_MAGNITUDE)
+        what = "has no effect with one step a round; leave it out, or take more local_steps"
+        require(self.proximal == 0 or self.local_steps > 1, "training.proximal", what)
+        stays = self.proximal == 0 or self.learning_rate * (self.proximal + self.weight_decay) <= 1
+        what = "must be at most 1 / learning_rate, weight_decay included, or every step leads too far back"
+        require(stays, "training.proximal", what)
 
     @property
     def ring(self) -> Ring:
@@ -259,6 +293,7 @@ class Manifest:
     groups: GroupSpec
     timing: TimingSpec
     seed: int = 0
+    evaluation: EvaluationSpec = added(EvaluationSpec())  # noqa: RUF009 - a field of a frozen record
 
     def __post_init__(self) -> None:
         require_text(self.name, "name")
@@ -282,6 +317,15 @@ class Manifest:
             'must be 1 in mode "distributed", whose noise covers one step per sum',
         )
         require_fit(self.task, self.model)
+        if isinstance(self.task, OutsideTask):
+            _require_outside(self.training, self.privacy.mode)
+        alone = not self.model.private or self.privacy.mode != "distributed"
+        what = (
+            'not in mode "distributed": no noise covers private layers, and every later step depends on them'
+        )
+        require(alone, "model.private", what)
+        whole = self.privacy.mode == "organisation"
+        self.evaluation.check(self.task, self.training.rounds, by_organisation=whole)
         _require_grid(self.training, 2 * self.groups.size - 1)
 
     @property
@@ -293,6 +337,19 @@ class Manifest:
     def federation_id(self) -> str:
         """:attr:`digest` in hexadecimal."""
         return self.digest.hex()
+
+
+def _require_outside(training: TrainingSpec, mode: str) -> None:
+    """What cannot be promised of, or asked from, a training loop that p2pfl does not see."""
+    for name, value in STEPS_OUTSIDE.items():
+        what = "leave it out: the members' own training loops decide"
+        require(getattr(training, name) == value, f"training.{name}", what)
+    bounded = mode in ("organisation", "none")
+    what = (
+        f'not "{mode}", which bounds what each record does to each step: nobody sees that of a training loop'
+        ' outside p2pfl; take "organisation", which bounds all that a member changes, or "none"'
+    )
+    require(bounded, "privacy.mode", what)
 
 
 def _require_grid(training: TrainingSpec, members: int) -> None:
@@ -326,11 +383,13 @@ def canonical_bytes(manifest: Manifest) -> bytes:
     """The one byte string that stands for ``manifest``: sorted keys, floats as the text of their shortest
     exact decimal.
 
-    Raises ManifestError for a draft whose noise is not computed yet, and if it is larger than MAX_BYTES.
+    Raises ManifestError for a draft whose noise or size is not known yet, and if it is larger than MAX_BYTES.
     """
     for name in _MULTIPLIERS:
         missing = not manifest.privacy.calibrated and getattr(manifest.privacy, name) == 0
         require(not missing, f"privacy.{name}", "not computed yet; `p2pfl federation create` does it")
+    asked = not isinstance(manifest.model, PluginModel) or manifest.model.known
+    require(asked, "model.size", "not known yet; `p2pfl federation create` asks the plug-in")
     packed = pack({"format": FORMAT, "manifest": plain(manifest)})
     require(
         len(packed) <= MAX_BYTES, "", f"the manifest has {len(packed)} bytes, at most {MAX_BYTES} are allowed"
@@ -360,8 +419,9 @@ def decode_manifest_untrusted(data: bytes) -> Manifest:
     return manifest
 
 
-def from_toml(text: str) -> Manifest:
+def from_toml(text: str, backbone: str = "", initial: str = "") -> Manifest:
     """Read what people write. Members and issuers are sorted, so their order in the file does not matter.
+    ``backbone``, ``initial``: the digests of the model's, where they have left them out.
 
     Raises ManifestError naming the field; the result may lack its noise multipliers
     (``manifest.privacy.calibrated``).
@@ -380,7 +440,11 @@ def from_toml(text: str) -> Manifest:
     if isinstance(table.get("task"), dict):
         table["task"].setdefault("kind", "tabular")
     _require_bounds_stated(table)
+    complete(table)
     _fill_sizes(table)
+    for name, digest in (("backbone", backbone), ("initial", initial)):
+        if digest and isinstance(table.get("model"), dict):
+            table["model"].setdefault(name, digest)
     return _read_manifest(table, floats_are_text=False)
 
 

@@ -11,6 +11,8 @@ from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from p2pfl.gossip.declared import ManifestError, require, require_range
+from p2pfl.gossip.model_layers import Layer, Parts, chain, linear, norm
+from p2pfl.gossip.own_spec import OutsideModel, OutsideTask, PluginModel, PluginTask
 from p2pfl.gossip.records import added
 from p2pfl.gossip.task_spec import (
     MAX_ALPHABET,
@@ -38,12 +40,8 @@ def _check_widths(widths: Sequence[int], field: str, least: int) -> None:
         require_range(width, field, 1, MAX_WIDTH)
 
 
-def _linear(widths: Sequence[int]) -> int:
-    return sum((before + 1) * after for before, after in pairwise(widths))
-
-
 @dataclass(frozen=True, slots=True)
-class DenseModel:
+class DenseModel(Parts):
     """``logistic``, ``linear``, ``svm``: one linear layer, for classes by log loss, for a number by squared
     error, for classes by hinge loss. ``mlp``: ``hidden`` layers of these widths before it, for either.
     """
@@ -60,9 +58,9 @@ class DenseModel:
         what = f'a {self.kind} model has no hidden layers; use kind = "mlp"'
         require(not self.hidden, "model.hidden", what)
 
-    def parameters(self, features: int) -> int:
-        """Weights and biases of this model over ``features`` inputs."""
-        return _linear((features, *self.hidden, self.outputs))
+    def every_layer(self, features: int) -> tuple[Layer, ...]:
+        """Every layer over ``features`` inputs, the head last."""
+        return tuple(chain("", (features, *self.hidden, self.outputs)))
 
     def activations(self, features: int) -> int:
         """Numbers that one record becomes on its way through."""
@@ -70,7 +68,7 @@ class DenseModel:
 
 
 @dataclass(frozen=True, slots=True)
-class ConvolutionalModel:
+class ConvolutionalModel(Parts):
     """A block for each of ``channels``: a convolution of ``kernel`` × ``kernel`` that halves height and
     width, with ``norm_groups`` (0: none) a group normalisation, and tanh; then dense layers as in an mlp.
 
@@ -105,13 +103,16 @@ class ConvolutionalModel:
         _, height, width = self.inputs
         return self.channels[-1] * _halved(height, len(self.channels)) * _halved(width, len(self.channels))
 
-    def parameters(self, features: int) -> int:
-        """Weights and biases."""
-        filters = sum(
-            after * (before * self.kernel**2 + 1) + (2 * after if self.norm_groups else 0)
-            for before, after in pairwise((self.inputs[0], *self.channels))
+    def every_layer(self, features: int) -> tuple[Layer, ...]:
+        """Every layer, the head last."""
+        pairs, kernel = pairwise((self.inputs[0], *self.channels)), (self.kernel, self.kernel)
+        filters = (
+            Layer(f"filters.{block}", "convolution", (after, before, *kernel))
+            for block, (before, after) in enumerate(pairs)
         )
-        return filters + _linear((self.flat, *self.hidden, self.outputs))
+        scaled = enumerate(self.channels if self.norm_groups else ())
+        norms = (norm(f"norms.{block}", after) for block, after in scaled)
+        return (*filters, *norms, *chain("dense.", (self.flat, *self.hidden, self.outputs)))
 
     def activations(self, features: int) -> int:
         """Numbers that one record becomes on its way through."""
@@ -124,7 +125,7 @@ class ConvolutionalModel:
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceModel:
+class SequenceModel(Parts):
     """Reads characters in order and says after each what comes next.
 
     ``gru``: ``layers`` recurrent layers of ``width`` units. ``transformer``: ``layers`` blocks of causal
@@ -151,12 +152,19 @@ class SequenceModel:
         what = f"must divide the width, {self.width}"
         require(self.width % self.heads == 0, "model.heads", what)
 
-    def parameters(self, features: int) -> int:
-        """Weights, biases and embeddings over an alphabet of ``features`` characters."""
-        width, ends = self.width, features * self.width + self.outputs * (self.width + 1)
+    def every_layer(self, features: int) -> tuple[Layer, ...]:
+        """Every layer over an alphabet of ``features`` characters, the head last."""
+        width = self.width
+        begin = Layer("embedding", "embedding", (features, width), biased=False)
+        end = linear("head", width, self.outputs)
         if self.kind == "gru":
-            return ends + self.layers * 3 * width * (2 * width + 2)
-        return ends + self.inputs[0] * width + self.layers * (12 * width**2 + 13 * width) + 2 * width
+            names = (
+                f"layers.layers.{at}.{part}" for at in range(self.layers) for part in ("inputs", "states")
+            )
+            return (begin, *(linear(name, width, 3 * width) for name in names), end)
+        places = Layer("positions", "embedding", (self.inputs[0], width), biased=False)
+        blocks = (layer for at in range(self.layers) for layer in _block(f"blocks.{at}.", width))
+        return (begin, places, *blocks, norm("norm", width), end)
 
     def activations(self, features: int) -> int:
         """Numbers that one record becomes on its way through."""
@@ -165,11 +173,25 @@ class SequenceModel:
         return length * (self.layers * block + self.outputs)
 
 
-ModelSpec: TypeAlias = DenseModel | ConvolutionalModel | SequenceModel
+ModelSpec: TypeAlias = DenseModel | ConvolutionalModel | SequenceModel | PluginModel | OutsideModel
+
+
+def _block(prefix: str, width: int) -> tuple[Layer, ...]:
+    """The layers of one block of a transformer."""
+    return (
+        norm(f"{prefix}attention_norm", width),
+        linear(f"{prefix}attention", width, 3 * width),
+        linear(f"{prefix}mixed", width, width),
+        norm(f"{prefix}dense_norm", width),
+        linear(f"{prefix}wide", width, 4 * width),
+        linear(f"{prefix}narrow", 4 * width, width),
+    )
 
 
 def sizes_for(task: TaskSpec, kind: str) -> dict[str, object]:
     """``outputs`` and ``inputs`` of a model of ``kind`` for ``task``, as they stand in a record."""
+    if isinstance(task, PluginTask | OutsideTask):
+        return {}
     sizes: dict[str, object] = {"outputs": task.outputs}
     if isinstance(task, ImageTask) and kind == "cnn":
         sizes["inputs"] = (task.channels, task.height, task.width)
@@ -187,11 +209,12 @@ def require_fit(task: TaskSpec, model: ModelSpec) -> None:
     for name, size in sizes_for(task, model.kind).items():
         found = getattr(model, name)
         require(found == size, f"model.{name}", f"must be {size} for this task, not {found}")
-    largest = "model.hidden" if isinstance(model, DenseModel | ConvolutionalModel) else "model.width"
-    parameters = model.parameters(task.features)
+    largest = _LARGEST[model.kind]
+    model.check_parts(task.features)
+    parameters = model.allocated(task.features)
     what = f"{parameters} parameters, at most {MAX_PARAMETERS} are allowed"
     require(parameters <= MAX_PARAMETERS, largest, what)
-    numbers = model.activations(task.features)
+    numbers = model.activations(task.features) * (3 if model.rank else 1)
     what = f"one record becomes {numbers} numbers in this model, at most {MAX_ACTIVATIONS} are allowed"
     require(numbers <= MAX_ACTIVATIONS, largest, what)
 
@@ -206,6 +229,19 @@ def _kinds_for(task: TaskSpec) -> tuple[str, ...]:
             return ("logistic", "svm", "mlp", "cnn")
         case TextTask():
             return ("gru", "transformer")
+        case PluginTask():
+            return ("plugin",)
+        case OutsideTask():
+            return ("outside",)
+
+
+_LARGEST = {
+    **dict.fromkeys(("logistic", "linear", "svm", "mlp", "cnn"), "model.hidden"),
+    **dict.fromkeys(("gru", "transformer"), "model.width"),
+    "plugin": "model.size",
+    "outside": "model.tensors",
+}
+"""The field to blame when a model is too large."""
 
 
 def _halved(size: int, times: int) -> int:

@@ -1,8 +1,10 @@
-"""What a manifest says about the data: three kinds of tasks, each a record that checks itself.
+"""What a manifest says about the data: kinds of tasks, each a record that checks itself.
 
     tabular   rows of named columns; two classes, several, or a number to predict
     images    pictures of one fixed size, each of one class
     text      characters of a declared alphabet; each is predicted from those before it
+
+(and those of :mod:`.own_spec`, whose code is the organisations' own).
 
 Whatever scales an input is declared here, or comes from the noised statistics of numeric columns: nothing
 else is ever measured on anybody's records. A record is what one epsilon protects: a row, a picture, or a
@@ -20,6 +22,7 @@ from p2pfl.gossip.declared import (
     require_span,
     require_text,
 )
+from p2pfl.gossip.own_spec import OutsideTask, PluginTask
 from p2pfl.gossip.records import added, shown
 
 MAX_COLUMNS = 4096
@@ -249,7 +252,7 @@ class TextTask:
         return len(self.alphabet)
 
 
-TaskSpec: TypeAlias = TabularTask | ImageTask | TextTask
+TaskSpec: TypeAlias = TabularTask | ImageTask | TextTask | PluginTask | OutsideTask
 
 
 def _check_classes(names: tuple[str, ...], field: str, least: int) -> None:

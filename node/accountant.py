@@ -15,8 +15,9 @@ O(1/sigma^2) per release, below what four digits show at the standard deviations
 Two tables are neighbours if one has one record more. A record is in one table of one node: training records
 decide what statistics and training rounds release, test records what evaluations release. So no single record
 pays for both, and epsilon is the largest over the two, not the sum (parallel composition, McSherry 2009,
-Theorem 4): to a test record the released model is independent of it, and to a training record an evaluation
-is post-processing of the model. Somebody who is in both, or in two nodes' tables, pays the sum.
+Theorem 4): no step sees a test record, so to it all other rounds are functions of the evaluations released
+before them (which may have ended the federation); and to a training record an evaluation is a function of
+released models. Somebody who is in both, or in two nodes' tables, pays the sum.
 
 Where the unit of privacy is a whole organisation, neighbours differ in all that one of them adds, and it pays
 for everything: statistics, training and evaluation add up.
@@ -24,7 +25,7 @@ for everything: statistics, training and evaluation add up.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,8 +45,17 @@ STATISTICS_SHARE = 1 / 3
 flat around it. Where an organisation pays for its evaluations too, they may cost as much.
 """
 EVALUATIONS = 2
-"""Evaluation rounds that the budget pays for: one, and one more should the first be lost."""
+"""Evaluation rounds after the last training round that the budget pays for: one, and one more should the
+first be lost. Those before are not repeated.
+"""
 _MOST_RELEASES = 1 << 20
+_MOST_BEFORE = 0.99
+"""Part of epsilon that earlier federations may have spent: with less left, no noise is enough."""
+_SUBJECTS: Mapping[bool, tuple[Subject, Subject]] = {
+    False: ("train", "test"),
+    True: ("organisation", "organisation"),
+}
+"""Who pays for training and who for evaluations, by whether an organisation is what is hidden."""
 _TICKS = 10_000
 """Noise multipliers are multiples of one part in so many."""
 _LEAST_TICKS = 100
@@ -179,6 +189,11 @@ def releases_within(
     return low
 
 
+def evaluations_paid(between: int) -> int:
+    """Evaluation rounds that a budget pays for, of which ``between`` come before the last training round."""
+    return between + EVALUATIONS
+
+
 @dataclass(frozen=True, slots=True)
 class Multipliers:
     """Noise multipliers for the three kinds of round."""
@@ -189,22 +204,35 @@ class Multipliers:
 
 
 def calibrate(
-    limit: float, delta: float, releases: int, sampling_rate: float, kind: Kind = "distributed"
+    limit: float,
+    delta: float,
+    releases: int,
+    sampling_rate: float,
+    kind: Kind = "distributed",
+    evaluations: int = EVALUATIONS,
+    before: Sequence[Mechanism] = (),
 ) -> Multipliers:
     """The least noise, rounded up to four decimals, with which a whole run costs at most epsilon = ``limit``
     at ``delta``.
 
     Training records pay for one statistics round and for ``releases`` gradient sums (rounds in mode
     distributed, rounds times local steps in mode local) sampled at ``sampling_rate``; test records pay for
-    :data:`EVALUATIONS` evaluations. The same multipliers serve both modes: z is the noise that the adversary
-    faces, whoever adds it. Of ``kind`` organisation, one organisation pays for all of that.
+    ``evaluations``, see :func:`evaluations_paid`. The same multipliers serve both modes: z is the noise that
+    the adversary faces, whoever adds it. Of ``kind`` organisation, one organisation pays for all of that.
+    ``before``: what they have paid in earlier federations, which counts within ``limit``. Raises ValueError
+    if that leaves hardly anything.
     """
-    statistics = _least_multiplier(lambda z: ((z, 1.0, 1),), STATISTICS_SHARE * limit, delta)
     whole = kind == "organisation"
+    train, test = (_releases(before, who, None) for who in _SUBJECTS[whole])
+    spent = max(_pld(train, delta), _pld(test, delta))
+    if spent > _MOST_BEFORE * limit:
+        raise ValueError(f"{spent:.3f} of {limit:g} is spent before it begins")
+    share = spent + STATISTICS_SHARE * (limit - spent)
+    statistics = _least_multiplier(lambda z: _merged([*train, (z, 1.0, 1)]), share, delta)
     evaluation = _least_multiplier(
-        lambda z: ((z, 1.0, EVALUATIONS),), STATISTICS_SHARE * limit if whole else limit, delta
+        lambda z: _merged([*test, (z, 1.0, evaluations)]), share if whole else limit, delta
     )
-    besides = [(statistics, 1.0, 1), *([(evaluation, 1.0, EVALUATIONS)] if whole else [])]
+    besides = [*train, (statistics, 1.0, 1), *([(evaluation, 1.0, evaluations)] if whole else [])]
     training = _least_multiplier(lambda z: _merged([*besides, (z, sampling_rate, releases)]), limit, delta)
     return Multipliers(training, statistics, evaluation)
 

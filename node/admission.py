@@ -70,7 +70,10 @@ class Greeting:
 
     @classmethod
     def from_untrusted(cls, data: bytes) -> "Greeting":
-        """Parse what a peer sent. Raises ValueError, and nothing else, unless it is well formed."""
+        """Parse what a peer sent; keys that are not ours are ignored, so that a later version may add some.
+
+        Raises ValueError, and nothing else, unless it is well formed.
+        """
         match unpack_untrusted(data, MAX_GREETING_BYTES):
             case {
                 "clock": int(clock),

@@ -7,6 +7,7 @@ directory can be moved; elsewhere to the working directory. What all members mus
 the manifest.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -18,7 +19,8 @@ from p2pfl.gossip.records import shown, suggest
 from p2pfl.node.errors import ConfigError, reason_of
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-_ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/tcp/([0-9]{1,5})(?:/p2p/([^/\s]+))?")
+LARGEST_PORT = 65535
+_ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/tcp/([0-9]{1,9})(?:/p2p/([^/\s]+))?")
 _FEDERATION_ID = re.compile(r"[0-9a-fA-F]{64}")
 _PART_OF_ID = re.compile(r"[0-9a-fA-F]{8,}(…|\.{3})?")
 _EXAMPLE_PEER = "12D3KooW…"
@@ -38,7 +40,9 @@ class NodeConfig:
     bootstrap: tuple[str, ...]
     federation: str | Path | None
     ticket: Path | None
-    data_train: Path
+    backbone: Path | None
+    initial: Path | None
+    data_train: Path | None
     data_test: Path | None
     log_level: str
     json_logs: bool
@@ -50,8 +54,7 @@ class Setting:
     becomes ours.
 
     ``read`` takes a value as TOML gives it (from the environment: text), the directory paths are relative to,
-    and the name to blame. ``default`` is in TOML form; None: no default, and the field is then None unless it
-    is ``required``.
+    and the name to blame. ``default`` is in TOML form; None: no default, and the field is then None.
     """
 
     field: str
@@ -59,7 +62,6 @@ class Setting:
     key: str
     read: Callable[[object, Path, str], object]
     default: object
-    required: bool
     metavar: str
     help: str
 
@@ -174,8 +176,11 @@ def _peer_addresses(raw: object, _base: Path, name: str) -> tuple[str, ...]:
 def _check_address(address: str, name: str, *, example: str) -> str | None:
     """The peer id at the end of ``address``, if any. Raises ConfigError unless it is a TCP multiaddress."""
     match = _ADDRESS.fullmatch(address)
-    if match is None or int(match[3]) > 65535:
-        raise ConfigError(name, f"{shown(address)} is not a multiaddress", f"an address looks like {example}")
+    hint = f"an address looks like {example}"
+    if match is None:
+        raise ConfigError(name, f"{shown(address)} is not a multiaddress", hint)
+    if int(match[3]) > LARGEST_PORT:
+        raise ConfigError(name, f"no port is {match[3]}: the largest is {LARGEST_PORT}", hint)
     if match[4] is not None:
         try:
             parse_peer_id(match[4])
@@ -187,47 +192,55 @@ def _check_address(address: str, name: str, *, example: str) -> str | None:
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
-        "identity", "", "identity", _path, "identity.key", True, "FILE",
+        "identity", "", "identity", _path, "identity.key", "FILE",
         "this node's secret key; `p2pfl init` makes it",
     ),
     Setting(
-        "state", "", "state", _path, "state", True, "DIR",
+        "state", "", "state", _path, "state", "DIR",
         "directory for the ledger, the model and what the node remembers; one for each federation",
     ),
     Setting(
-        "federation", "federation", "id", _federation, None, False, "ID_OR_FILE",
+        "federation", "federation", "id", _federation, None, "ID_OR_FILE",
         "the federation: its id (64 hexadecimal digits) or its .manifest file",
     ),
     Setting(
-        "ticket", "federation", "ticket", _path, None, False, "FILE",
+        "ticket", "federation", "ticket", _path, None, "FILE",
         "this node's ticket, if the manifest does not list it as a member",
     ),
     Setting(
-        "listen", "network", "listen", _listen_addresses, ("/ip4/0.0.0.0/tcp/4001",), True, "MULTIADDR",
+        "backbone", "model", "backbone", _path, None, "FILE",
+        "the frozen layers, if the manifest names any: the safetensors file with the SHA-256 that it says",
+    ),
+    Setting(
+        "initial", "model", "initial", _path, None, "FILE",
+        "what training starts from, if the manifest names a file: the one with the SHA-256 that it says",
+    ),
+    Setting(
+        "listen", "network", "listen", _listen_addresses, ("/ip4/0.0.0.0/tcp/4001",), "MULTIADDR",
         "addresses to listen on; port 0 takes any free one",
     ),
     Setting(
-        "announce", "network", "announce", _own_addresses, (), True, "MULTIADDR",
+        "announce", "network", "announce", _own_addresses, (), "MULTIADDR",
         "addresses that others should dial instead, if the node is behind a router or a name",
     ),
     Setting(
-        "bootstrap", "network", "bootstrap", _peer_addresses, (), True, "MULTIADDR",
+        "bootstrap", "network", "bootstrap", _peer_addresses, (), "MULTIADDR",
         "members to call first, each as it printed its address at its start",
     ),
     Setting(
-        "data_train", "data", "train", _path, None, True, "FILE",
+        "data_train", "data", "train", _path, None, "FILE",
         "the records to learn from, a file or a folder as docs/tasks.md says; they never leave this machine",
     ),
     Setting(
-        "data_test", "data", "test", _path, None, False, "FILE",
+        "data_test", "data", "test", _path, None, "FILE",
         "records kept aside to measure the model on, in the same form",
     ),
     Setting(
-        "log_level", "log", "level", _level, "info", True, "LEVEL",
+        "log_level", "log", "level", _level, "info", "LEVEL",
         "how much to say on standard error: " + ", ".join(LOG_LEVELS),
     ),
     Setting(
-        "json_logs", "log", "json", _flag, False, True, "",
+        "json_logs", "log", "json", _flag, False, "",
         "log one JSON object a line instead of text",
     ),
 )  # fmt: skip
@@ -260,14 +273,7 @@ def load_config(path: Path | None, environ: Mapping[str, str], options: Mapping[
 
 def _from_file(setting: Setting, table: Mapping[str, object], base: Path) -> object:
     raw = table.get(setting.name, setting.default)
-    if raw is not None:
-        return setting.read(raw, base, setting.name)
-    if setting.required:
-        hint = (
-            f"add `{setting.key} = …` under [{setting.table}], or give {setting.option} or {setting.variable}"
-        )
-        raise ConfigError(setting.name, "missing", hint)
-    return None
+    return None if raw is None else setting.read(raw, base, setting.name)
 
 
 def _read_file(path: Path) -> dict[str, object]:
@@ -333,8 +339,11 @@ def _printable(name: str) -> str:
     return name if name.isprintable() else shown(name)
 
 
-def example_toml() -> str:
-    """The config that `p2pfl init` writes: every key explained, and those without a default commented out."""
+def example_toml(values: Mapping[str, object] | None = None) -> str:
+    """The config that `p2pfl init` writes: every key explained, and those without a default commented out.
+
+    ``values``, by field name, are written in the place of defaults and examples; None means not to.
+    """
     lines = ["# Configuration of one p2pfl node. Paths are relative to this file."]
     table = ""
     for setting in SETTINGS:
@@ -344,13 +353,17 @@ def example_toml() -> str:
         else:
             lines.append("")
         lines.append(f"# {setting.help}")
-        lines.append(_EXAMPLES.get(setting.field) or f"{setting.key} = {_toml(setting.default)}")
+        value = (values or {}).get(setting.field)
+        example = _EXAMPLES.get(setting.field) or f"{setting.key} = {_toml(setting.default)}"
+        lines.append(example if value is None else f"{setting.key} = {_toml(value)}")
     return "\n".join(lines) + "\n"
 
 
 _EXAMPLES = {
     "federation": '# id = "hearts.manifest"',
     "ticket": '# ticket = "ticket.txt"',
+    "backbone": '# backbone = "backbone.safetensors"',
+    "initial": '# initial = "initial.safetensors"',
     "announce": '# announce = ["/dns4/p2pfl.hospital.example/tcp/4001"]',
     "bootstrap": f'# bootstrap = ["/ip4/192.0.2.1/tcp/4001/p2p/{_EXAMPLE_PEER}"]',
     "data_train": 'train = "train.csv"',
@@ -362,5 +375,5 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
-    return f'"{value}"'
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(str(value), ensure_ascii=False)

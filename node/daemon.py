@@ -20,7 +20,7 @@ from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import system_random
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import PeerFound, PeerLost, Received
-from p2pfl.gossip.manifest import Manifest, canonical_bytes
+from p2pfl.gossip.manifest import Manifest, OutsideTask, canonical_bytes
 from p2pfl.gossip.messages import Limits as MessageLimits
 from p2pfl.gossip.messages import decode_untrusted
 from p2pfl.gossip.participant import MESSAGES, Participant
@@ -33,8 +33,9 @@ from p2pfl.node.learner import Learner
 from p2pfl.node.privacy import Budget
 from p2pfl.node.rounds import OneThread, Rounds, recall, status_at_start
 from p2pfl.node.shell import Shell
-from p2pfl.node.start import Prepared, load_records
+from p2pfl.node.start import Prepared, Records, load_records
 from p2pfl.node.stop_signals import WORDS, stop_signals
+from p2pfl.node.training.outside import OutsideTrainer
 from p2pfl.node.training.trainer import Trainer
 from p2pfl.node.transport import (
     GuestRefused,
@@ -101,6 +102,7 @@ class Node:
         self._status = status_at_start(identity.peer_id, self._federation, self._store)
         self._manifest: Manifest | None = None
         self._rounds: Rounds | None = None
+        self._outside: OutsideTrainer | None = None
         self._addresses: dict[PeerId, tuple[str, ...]] = {}
         self._met = self._store.peers()
         self._admission = prepared.admission
@@ -149,6 +151,8 @@ class Node:
             async for number in signals:
                 log.warning("%s: %s", signal.Signals(number).name, WORDS)
                 _end_soon()
+                if self._outside is not None:
+                    self._outside.close()  # or a thread would wait for the training loop
                 scope.cancel()
 
     # -- taking part
@@ -192,22 +196,29 @@ class Node:
         self._nursery.start_soon(self._notice_the_end, rounds, shell.finished)
         await shell.finished.wait()
         await rounds.finish()
+        if self._outside is not None:
+            self._outside.end(None if learner.released is None else learner.released.parameters)
         if self._until_done:
             await self._linger()
         else:
             await trio.sleep_forever()
 
     def _make_learner(self, manifest: Manifest) -> Learner:
-        records = self._prepared.records or load_records(self._config, manifest.task)
+        records = self._prepared.records or load_records(self._config, manifest)
+        budget = Budget(manifest.privacy, self._store.mechanisms())
+        return Learner(manifest, self._make_trainer(manifest, records), self._store, budget, system_random)
+
+    def _make_trainer(self, manifest: Manifest, records: Records) -> Trainer:
+        if isinstance(manifest.task, OutsideTask):
+            self._outside = OutsideTrainer(manifest, self._store.directory, system_random)
+            return self._outside
         train = records.train
         log.info(
             "%d records to learn from, %d %s left out", len(train), train.dropped, manifest.task.left_out
         )
         if train.has_one_label:
             log.warning("every record has the same label: check the data against the manifest's task")
-        trainer = Trainer(manifest, train, records.test, system_random)
-        budget = Budget(manifest.privacy, self._store.mechanisms())
-        return Learner(manifest, trainer, self._store, budget, system_random)
+        return Trainer(manifest, train, records.test, system_random, records.backbone, records.initial)
 
     async def _describe(self, manifest: Manifest) -> None:
         await self._thread(lambda: recall(self._status, manifest, self._store))

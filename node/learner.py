@@ -1,12 +1,6 @@
-"""What a round is for, at this node: local training before it, the released model after it.
+"""What a round does at this node: local work before it, the released model after it.
 
-The learner decides the stage of every round from the released state alone, so members with the same state
-agree without a word:
-
-    statistics   nothing released yet: the sum of every record's preprocessing statistics
-    mixing       if one group cannot hold everybody: average these until all groups agree
-    training     the manifest's number of rounds from ``training_start`` on
-    evaluation   after the last training round, until one completed (EVALUATION_TRIES rounds at most)
+Which stage a round is, members agree on without a word (:mod:`p2pfl.node.programme`).
 
 It is synchronous and slow (torch, SQLite): the daemon calls it on a thread of its own. Nothing it returns
 leaves the node before :meth:`Learner.contribute` has written the ledger.
@@ -26,15 +20,23 @@ from p2pfl.gossip.events import Completed, Contribute, Prepared, Skipped
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.gossip.messages import Limits
 from p2pfl.node.contribution import LazyContribution
+from p2pfl.node.evaluations import Measured, counts, measured, vote
 from p2pfl.node.privacy import Budget, StagePlan, stage_plan
+from p2pfl.node.programme import (
+    Programme,
+    Stage,
+    in_programme,
+    mixing_rounds,
+    stage_of,
+    vote_rounds,
+    voted_to_end,
+)
 from p2pfl.node.released import Released
 from p2pfl.node.store import RoundOutcome, Store
-from p2pfl.node.training.trainer import Evaluation, Trainer
+from p2pfl.node.training.metrics import Evaluation
+from p2pfl.node.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-EVALUATION_TRIES = 3
-_CONSENSUS = 1e-4  # of their size; the ring's grid is hardly finer for sums of record counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +47,6 @@ class _Pending:
     stage: str
     values: NDArray[np.float64]
     charged: bool
-
-
-def mixing_rounds(population: int, size: int) -> int:
-    """Rounds of group averaging until the groups' statistics agree to one part in ten thousand.
-
-    0 if one group holds everybody.
-
-    A round of random groups contracts the variance by (n - k) / (k (n - 1)) (Moshpit SGD, Ryabinin
-    et al. 2021).
-    """
-    if population < 2 * size:
-        return 0
-    contraction = (population - size) / (size * (population - 1))
-    return math.ceil(math.log(_CONSENSUS**2) / math.log(contraction))
-
-
-def most_mixing_rounds(size: int) -> int:
-    """What :func:`mixing_rounds` is at most, whatever the population: the limit of many nodes."""
-    return math.ceil(math.log(_CONSENSUS**2) / math.log(1 / size))
 
 
 class Learner:
@@ -79,44 +62,55 @@ class Learner:
         self._random = random
         self._pending: _Pending | None = None
         self._contributed: LazyContribution | None = None
+        self._left_out = 0
         self.population = 1
         self.released = store.released()
         self.recent: tuple[Released, ...] = () if self.released is None else (self.released,)
-        evaluation = store.evaluation()
-        self.federation_evaluation = None if evaluation is None else Evaluation(*evaluation)
+        self._before: NDArray[np.float64] | None = None  # what the last training round here began with
+        self._learnt: NDArray[np.float64] | None = None  # private layers, kept only if the round completes
+        self._recall_private()
+        self.evaluations = measured(manifest, store.rounds())
+        self._hollow = -1  # the last round of which our records stayed out because too little noise hid them
 
     # -- which stage
     @property
-    def last_training_round(self) -> int | None:
+    def trained(self) -> bool:
+        """Whether we hold the model of the last training round, or of the one that a vote made the last."""
         if self.released is None:
-            return None
-        return self.released.training_start + self._manifest.training.rounds - 1
+            return False
+        return self.released.round >= self._last_training or voted_to_end(self._manifest, self.released.place)
+
+    def stage(self, round: int) -> Stage | None:
+        """The stage of ``round``; None when there is nothing left to do."""
+        stage = stage_of(self._manifest, None if self.released is None else self.released.place, round)
+        if stage != "evaluation" or round <= self._last_training:
+            return stage
+        return stage if not self._evaluated and self._budget.allows(self._plan(stage)) else None
 
     @property
-    def trained(self) -> bool:
-        """Whether we hold the model of the last training round."""
-        last = self.last_training_round
-        return self.released is not None and last is not None and self.released.round >= last
+    def _last_training(self) -> int | float:
+        """The last training round, if no vote ends the federation before."""
+        if self.released is None:
+            return math.inf
+        return Programme.of(self._manifest, self.released.place).last_training
 
-    def stage(self, round: int) -> str | None:
-        """The stage of ``round``; None when there is nothing left to do."""
-        last = self.last_training_round
-        if self.released is None or last is None:
-            return "statistics"
-        if round < self.released.training_start:
-            return "mixing"
-        if round <= last:
-            return "training"
-        wanted = self.federation_evaluation is None and round <= last + EVALUATION_TRIES
-        return "evaluation" if wanted and self._budget.allows(self._plan("evaluation")) else None
+    @property
+    def _evaluated(self) -> bool:
+        """Whether the evaluation after the last training round is over."""
+        return bool(self.evaluations) and self.evaluations[-1].round > self._last_training
+
+    @property
+    def federation_evaluation(self) -> Evaluation | None:
+        """The last one that counts."""
+        known = (one.evaluation for one in reversed(self.evaluations) if one.evaluation is not None)
+        return next(known, None)
 
     @property
     def done(self) -> bool:
         """Whether the programme was over for this node before it started: evaluated, or with nothing left to
-        evaluate with.
+        evaluate with, or ended by a vote.
         """
-        evaluated = self.federation_evaluation is not None
-        return evaluated or (self.trained and self.stage(self.next_round) is None)
+        return self._evaluated or (self.trained and self.stage(self.next_round) is None)
 
     @property
     def next_round(self) -> int:
@@ -128,7 +122,7 @@ class Learner:
         """Whether others must have released a model that we lack, so that it is worth asking for."""
         if self.released is None:
             return round > 0
-        return self.released.round < round - 1
+        return self.released.round < Programme.of(self._manifest, self.released.place).last_release(round)
 
     @property
     def dimensions(self) -> tuple[int, int]:
@@ -146,11 +140,9 @@ class Learner:
         ``before``: the round that we are in, and nobody can have released later ones than the one before it;
         None if there is none, because the programme is over.
         """
-        start, size = released.training_start, self._manifest.groups.size
-        last = start + self._manifest.training.rounds - 1
-        if not (1 <= start <= released.round + 1 + most_mixing_rounds(size) and released.round <= last):
-            return False
-        if before is not None and released.round >= before:
+        if not in_programme(self._manifest, released.place) or (
+            before is not None and released.round >= before
+        ):
             return False
         return self._decodable("statistics", released.statistics) and self._decodable(
             "training", released.parameters
@@ -167,6 +159,11 @@ class Learner:
         if self.released is None or released.round > self.released.round:
             self._release(released)
             log.info("took over the model of round %d from neighbours", released.round)
+
+    @property
+    def idle(self) -> str:
+        """Why the last training round had no training here, though it was to have some; mostly empty."""
+        return self._trainer.idle
 
     def warm_up(self) -> None:
         """Do the slow arithmetic of the first training round now, while the federation gathers.
@@ -187,13 +184,15 @@ class Learner:
         stage = self.stage(round)
         if stage is None:
             return None
-        self._pending = _Pending(round, stage, *self._local_work(stage))
+        self._left_out, self._learnt = 0, None
+        self._trainer.round = round
+        self._pending = _Pending(round, stage, *self._local_work(round, stage))
         digest = b"\0" * 32 if self.released is None else self.released.digest
         plan = self._plan(stage)
         spent = plan.charged and stage != "mixing" and not self._pending.charged
         return Prepared(round, stage, len(self._pending.values), digest, plan.encoding.ring, spent)
 
-    def _local_work(self, stage: str) -> tuple[NDArray[np.float64], bool]:
+    def _local_work(self, round: int, stage: Stage) -> tuple[NDArray[np.float64], bool]:
         """The vector this node would contribute, and whether it touches records (and so costs epsilon)."""
         released = self.released
         if stage == "statistics":
@@ -205,12 +204,29 @@ class Learner:
             raise LocalProtocolError(f"no released state in stage {stage}")
         if stage == "mixing":
             return released.statistics, False
+        if stage == "vote":
+            own = vote(self._manifest, released.place, self.evaluations, round, self.population)
+            return np.array([own]), False
         if stage == "evaluation":
-            return self._trainer.evaluation(released.parameters, released.statistics), True
+            if self._budget.allows(self._plan(stage)):
+                return self._trainer.evaluation(released.parameters, released.statistics), True
+            log.warning("privacy budget spent: our test records do not enter this evaluation")
+            return np.zeros(self._trainer.dimension(stage)), False
         if not self._budget.allows(self._plan(stage)):
             log.warning("privacy budget spent: this round adds no training on our records")
-            return self._trainer.contribution(released.parameters, released.statistics, train=False), False
-        return self._trainer.contribution(released.parameters, released.statistics), True
+            return self._with_momentum(released.parameters), False
+        trained = self._trainer.contribution(released.parameters, released.statistics)
+        self._left_out, self._learnt = self._trainer.left_out, self._trainer.learnt_private
+        return self._with_momentum(trained), True
+
+    def _with_momentum(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``parameters`` further on the way that the last training round led: what others know already, so it
+        costs nothing. As they are after a restart or a model from neighbours, when that way is not known.
+        """
+        momentum = self._manifest.training.momentum
+        if momentum == 0 or self._before is None or self.released is None:
+            return parameters
+        return parameters + momentum * (self.released.parameters - self._before)
 
     def _plan(self, stage: str) -> StagePlan:
         known = "statistics" if stage == "mixing" else stage
@@ -247,9 +263,10 @@ class Learner:
             pending.round,
             spent,
         )
-        values = np.zeros(len(pending.values))
+        values, self._hollow = np.zeros(len(pending.values)), pending.round
         if pending.stage == "training" and self.released is not None:
-            values = self.released.parameters.copy()
+            values = self._with_momentum(self.released.parameters)
+        self._learnt = None
         return replace(pending, values=values, charged=False)
 
     # -- after the sum
@@ -258,29 +275,65 @@ class Learner:
         plan = self._plan(effect.stage)
         total = decode(effect.total, plan.encoding)
         members = len(effect.survivors)
-        sums: tuple[float, float, float] | None = None
+        sums: tuple[float, ...] | None = None
         if effect.stage == "evaluation":
-            correct, count, loss = map(float, total)
-            sums = (correct, count, loss)
-            self.federation_evaluation = Evaluation(*sums)
+            sums = self._count_evaluation(effect, total)
         elif effect.stage == "statistics":
             start = effect.round + 1 + mixing_rounds(self.population, self._manifest.groups.size)
-            self._release(Released(effect.round, start, total / members, self._trainer.initial_parameters()))
+            mean, length = total / members, vote_rounds(self._manifest, self.population)
+            model = self._trainer.initial_parameters(mean)
+            self._release(Released(effect.round, start, mean, model, length))
         elif self.released is None:
             raise LocalProtocolError(f"a {effect.stage} round completed before the statistics")
         elif effect.stage == "mixing":
-            self._release(replace(self.released, round=effect.round, statistics=total / members))
+            self._release(self._mixed(self.released, effect.round, total / members))
+        elif effect.stage == "vote":
+            before, votes = self._before, min(max(float(total[0]) / members, 0.0), 1.0)
+            self._release(replace(self.released, round=effect.round, votes=votes))
+            self._before = before
         else:
-            mean = self._trainer.mean(total, members)
-            self._release(replace(self.released, round=effect.round, parameters=mean))
+            mean, before = self._trainer.mean(total, members), self.released.parameters
+            self._release(replace(self.released, round=effect.round, parameters=mean, votes=0.0))
+            self._before = before
+            self._keep_private()
         group = (effect.members, effect.survivors)
-        cut = self._count_cut(effect.round)
+        cut, left_out = self._count_cut(effect.round), self._count_left_out(effect.round)
         self._store.record_round(
-            RoundOutcome(effect.round, effect.stage, *group, "", True, cut, evaluation=sums)
+            RoundOutcome(effect.round, effect.stage, *group, "", True, cut, sums, left_out)
         )
 
+    def _mixed(self, released: Released, round: int, statistics: NDArray[np.float64]) -> Released:
+        """``released`` with these statistics; values from a file are restated for the scales that follow."""
+        parameters = released.parameters
+        if self._manifest.model.initial:
+            parameters = self._trainer.initial_parameters(statistics)
+        return replace(released, round=round, statistics=statistics, parameters=parameters)
+
+    def _count_evaluation(self, effect: Completed, total: NDArray[np.float64]) -> tuple[float, ...] | None:
+        """The sums of an evaluation; None if too little is in them to say anything."""
+        evaluation = Evaluation.of(self._manifest, total)
+        enough = self._hollow != effect.round and counts(self._manifest, evaluation)
+        if not enough:
+            log.warning("round %d: the evaluation does not count: too few records in it", effect.round)
+        kept = evaluation if enough else None
+        self.evaluations.append(Measured(effect.round, len(effect.survivors), kept))
+        return evaluation.sums if enough else None
+
+    def _recall_private(self) -> None:
+        size = len(self._trainer.private)
+        kept = self._store.private(size) if size else None
+        if kept is not None:
+            self._trainer.private = kept
+
+    def _keep_private(self) -> None:
+        """What the private layers learnt in a round that has completed, and so has been charged."""
+        learnt, self._learnt = self._learnt, None
+        if learnt is not None:
+            self._trainer.private = learnt
+            self._store.save_private(learnt)
+
     def _release(self, released: Released) -> None:
-        self.released = released
+        self.released, self._before = released, None
         self.recent = (released, *self.recent)[:2]
         self._store.save_released(released)
 
@@ -288,7 +341,8 @@ class Learner:
         """A skipped round leaves the model as it is; what was charged stays charged."""
         self._pending = None
         how = (effect.reason, effect.sent_masked, self._count_cut(effect.round))
-        self._store.record_round(RoundOutcome(effect.round, effect.stage, (), (), *how))
+        left_out = self._count_left_out(effect.round)
+        self._store.record_round(RoundOutcome(effect.round, effect.stage, (), (), *how, left_out=left_out))
 
     def _count_cut(self, round: int) -> int:
         """How many values of what we contributed to ``round``, which is over, were beyond the limit."""
@@ -306,8 +360,21 @@ class Learner:
         )
         return contribution.saturated
 
+    def _count_left_out(self, round: int) -> int:
+        """How often in ``round``, which is over, a record of ours had a gradient that was not finite."""
+        left_out, self._left_out = self._left_out, 0
+        if left_out:
+            log.warning(
+                "round %d: %d gradients of our records were not finite and counted as zero: these records"
+                " taught nothing; look for absurd values among them, and if it goes on, found a federation"
+                " with a lower training.learning_rate",
+                round,
+                left_out,
+            )
+        return left_out
+
     def own_evaluation(self) -> Evaluation | None:
-        """This node's accuracy on its own test records: printed here, never sent."""
+        """How the model does on this node's own test records: printed here, never sent."""
         return (
             None
             if self.released is None

@@ -24,14 +24,15 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestProblem(f"{path}: {error}", hint) from None
 
 
-def read_manifest_toml(path: Path) -> Manifest:
-    """The manifest that people wrote in ``path``; its noise may not be computed yet.
+def read_manifest_toml(path: Path, backbone: str = "", initial: str = "") -> Manifest:
+    """The manifest that people wrote in ``path``; its noise may not be computed yet. ``backbone``,
+    ``initial``: the digests of its model's, if they are not written there.
 
     Raises ManifestProblem.
     """
     data = _read(path)
     try:
-        return from_toml(data.decode("utf-8"))
+        return from_toml(data.decode("utf-8"), backbone, initial)
     except UnicodeDecodeError:
         hint = "give the TOML file; `p2pfl federation show` reads .manifest files"
         raise ManifestProblem(f"{path}: not a text file in UTF-8", hint) from None

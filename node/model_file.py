@@ -1,11 +1,15 @@
-"""A model on its own: the safetensors checkpoint that a node keeps, read for use elsewhere."""
+"""A model on its own: the safetensors checkpoint that a node keeps, read for use elsewhere; and the file that
+`p2pfl export` makes of one, for use without p2pfl.
+"""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load
+from safetensors.numpy import load, save
 
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.errors import DataError, reason_of
@@ -32,6 +36,13 @@ def read_model(path: Path, manifest: Manifest) -> tuple[NDArray[np.float64], NDA
         hint = "give a model-….safetensors file from a node's state directory, copied as binary"
         raise DataError(f"{path}: not a model ({str(error).lower()})", hint) from None
     return _vector(path, tensors, "parameters", sizes), _vector(path, tensors, "statistics", sizes)
+
+
+def exported_model(tensors: Mapping[str, NDArray[Any]], card: str) -> bytes:
+    """A safetensors file of ``tensors`` with ``card``, JSON, in its metadata: the same bytes for the same
+    model. (Of several keys in the metadata safetensors would draw the order at random.)
+    """
+    return save(dict(tensors), metadata={"card": card})
 
 
 def _vector(

@@ -31,7 +31,7 @@ sigma / sqrt(u - s - c) do.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -44,8 +44,17 @@ from p2pfl.crypto.ring import RING_16, RING_32, Encoding, largest_fraction_bits
 from p2pfl.gossip.errors import LocalProtocolError
 from p2pfl.gossip.manifest import GroupSpec, Manifest, PrivacySpec, TrainingSpec
 from p2pfl.gossip.thresholds import Thresholds, thresholds
-from p2pfl.node.accountant import Mechanism, Spent, Subject, calibrate, epsilon, releases_within
+from p2pfl.node.accountant import (
+    Mechanism,
+    Spent,
+    Subject,
+    calibrate,
+    epsilon,
+    evaluations_paid,
+    releases_within,
+)
 from p2pfl.node.errors import PrivacyError
+from p2pfl.node.training.metrics import HEAD, LOSS_CAP, measures
 
 __all__ = [
     "LOSS_CAP",
@@ -67,8 +76,6 @@ MAX_RECORDS: Final = 1 << 20
 """Records of one node's table at most: no entry of its statistics or evaluation vector is larger, so none is
 cut by the encoding.
 """
-LOSS_CAP: Final = 1.0
-"""Nats. A test record adds at most this to the sum of losses, which bounds what its presence shows."""
 GRID_SIGMA: Final = 2.0**11
 """Grid steps. The grid is as fine as it can be with at most this much noise per member: small tables, quick
 draws.
@@ -120,7 +127,9 @@ class StagePlan:
 
     @property
     def subject(self) -> Subject:
-        """Whose records it is about, or that it is about all that an organisation has."""
+        """Whose records it is about, or that it is about all that an organisation has. Test records, which no
+        step ever sees, pay for evaluations, and for nothing else.
+        """
         if self.mode == "organisation":
             return "organisation"
         return "test" if self.stage == "evaluation" else "train"
@@ -172,7 +181,9 @@ def dimension(manifest: Manifest, stage: str) -> int:
         case "training":
             return manifest.model.parameters(manifest.task.features)
         case "evaluation":
-            return 3
+            return HEAD + measures(manifest.task).dimension
+        case "vote":
+            return 1
     raise LocalProtocolError(f"no stage {stage!r}")
 
 
@@ -194,9 +205,12 @@ def stage_plan(manifest: Manifest, stage: str, dimension: int) -> StagePlan:
             multiplier, limit, ring = privacy.noise_multiplier, training.parameter_limit, training.ring
             sensitivity, rate, releases = _training(privacy.mode, training, privacy.clip_norm)
         case "evaluation":
-            # A record adds (correct, 1, min(loss, LOSS_CAP)).
             multiplier = privacy.evaluation_noise_multiplier
-            sensitivity = math.sqrt(2 + LOSS_CAP**2)
+            sensitivity = measures(manifest.task).sensitivity
+        case "vote":
+            # Made of released sums alone: there is no record in it to be hidden or to be charged.
+            encoding = Encoding(largest_fraction_bits(2 * groups.size - 1, 1.0, ring), 1.0, ring)
+            return StagePlan(stage, "none", dimension, encoding, 0.0, 0.0, rate, releases)
         case _:
             raise LocalProtocolError(f"no stage {stage!r}")
     encoding = Encoding(largest_fraction_bits(2 * groups.size - 1, limit, ring), limit, ring)
@@ -339,16 +353,24 @@ class Budget:
         return epsilon(self._mechanisms, self._privacy.delta)
 
 
-def calibrated(draft: Manifest) -> Manifest:
-    """``draft`` with the least noise that keeps its epsilon and delta; as it is in mode none.
+def calibrated(draft: Manifest, before: Sequence[Mechanism] = ()) -> Manifest:
+    """``draft`` with the least noise that keeps its epsilon and delta, ``before`` included, which its members
+    have released in earlier federations; as it is in mode none.
 
-    Takes a few seconds. Raises PrivacyError if there is no grid to draw that noise on.
+    Takes a few seconds. Raises PrivacyError if nothing is left, or there is no grid to draw that noise on.
     """
     privacy, training = draft.privacy, draft.training
     if privacy.mode == "none":
         return draft
     _, rate, releases = _training(privacy.mode, training, privacy.clip_norm)
-    found = calibrate(privacy.epsilon, privacy.delta, training.rounds * releases, rate, privacy.mode)
+    evaluations = evaluations_paid(draft.evaluation.between(training.rounds))
+    steps = training.rounds * releases
+    terms = (privacy.epsilon, privacy.delta, steps, rate, privacy.mode, evaluations)
+    try:
+        found = calibrate(*terms, before)
+    except ValueError as error:
+        hint = "promise more: it counts all federations together"
+        raise PrivacyError(f"privacy.epsilon: {error}", hint) from None
     manifest = replace(
         draft,
         privacy=replace(
@@ -361,7 +383,7 @@ def calibrated(draft: Manifest) -> Manifest:
     for stage in STAGES:
         stage_plan(manifest, stage, dimension(manifest, stage))
     if privacy.mode == "local":
-        step_noise(manifest, dimension(manifest, "training"))
+        step_noise(manifest, manifest.model.trained(manifest.task.features))
     return manifest
 
 

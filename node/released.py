@@ -5,6 +5,7 @@ nothing new.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -15,7 +16,17 @@ from p2pfl.crypto import labels
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 
 MOST_ROUNDS = 1 << 40
-_MOST_HEAD_BYTES = 32
+_MOST_HEAD_BYTES = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far in its programme a federation is; the fields are those of :class:`Released`."""
+
+    round: int
+    training_start: int
+    vote_rounds: int
+    votes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +35,17 @@ class Released:
 
     ``training_start`` is the first training round: the one after the statistics settled. ``statistics`` and
     ``parameters`` are float64 vectors; the first is the group mean of the preprocessing statistics.
+    ``vote_rounds``: how many rounds a vote takes, settled with the statistics; 0 if there are no votes.
+    ``votes``: if ``round`` is one of a vote, the mean of the members' votes as far as they are averaged, 1 to
+    end and 0 to go on; else 0.
     """
 
     round: int
     training_start: int
     statistics: NDArray[np.float64] = field(repr=False)
     parameters: NDArray[np.float64] = field(repr=False)
+    vote_rounds: int = 0
+    votes: float = 0.0
     digest: bytes = field(init=False, repr=False)
     """SHA-256 of the canonical form: equal at two nodes exactly if they hold the same model at the same
     round.
@@ -39,13 +55,18 @@ class Released:
         digest = hashlib.sha256(labels.STATE_DIGEST + b"\0" + self.to_bytes()).digest()
         object.__setattr__(self, "digest", digest)  # once: it is asked for all the time, and takes long
 
+    @property
+    def place(self) -> Place:
+        """All but the vectors."""
+        return Place(self.round, self.training_start, self.vote_rounds, self.votes)
+
     def to_bytes(self) -> bytes:
         """Canonical form: integers and little-endian float64 bytes."""
-        vectors = [
+        votes, *vectors = [
             np.ascontiguousarray(vector, dtype="<f8").tobytes()
-            for vector in (self.statistics, self.parameters)
+            for vector in (self.votes, self.statistics, self.parameters)
         ]
-        return pack([self.round, self.training_start, *vectors])
+        return pack([self.round, self.training_start, self.vote_rounds, votes, *vectors])
 
     @classmethod
     def from_untrusted(cls, data: bytes, statistics_dimension: int, parameter_dimension: int) -> Self:
@@ -64,15 +85,17 @@ class Released:
             head, end = data[: start - len(header)], start - len(header)
         parameters, statistics = vectors
         match unpack_untrusted(head + 2 * pack(b""), _MOST_HEAD_BYTES):
-            case [int(round), int(training_start), b"", b""]:
-                numbers = (round, training_start)
+            case [int(round), int(training_start), int(vote_rounds), bytes(packed), b"", b""] if (
+                len(packed) == 8
+            ):
+                numbers, votes = (round, training_start, vote_rounds), float(np.frombuffer(packed, "<f8")[0])
             case _:
                 raise ValueError("not a released state")
         if not all(type(number) is int and 0 <= number < MOST_ROUNDS for number in numbers):
             raise ValueError("round numbers out of range")
-        if not (np.isfinite(parameters).all() and np.isfinite(statistics).all()):
+        if not (math.isfinite(votes) and np.isfinite(parameters).all() and np.isfinite(statistics).all()):
             raise ValueError("a vector holds values that are not finite")
-        return cls(*numbers, statistics, parameters)
+        return cls(round, training_start, statistics, parameters, vote_rounds, votes)
 
 
 def _header(size: int) -> bytes:

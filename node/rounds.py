@@ -28,11 +28,12 @@ from p2pfl.gossip.evidence import Accusation, without_payload
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.accountant import epsilon, ladder
 from p2pfl.node.catch_up import Ask, Summary, agreed_state, ask_summaries
+from p2pfl.node.evaluations import measured, why_over
 from p2pfl.node.learner import Learner
+from p2pfl.node.outlook import outlook
 from p2pfl.node.released import MOST_ROUNDS, Released
 from p2pfl.node.status import Status
 from p2pfl.node.store import Exclusion, Store
-from p2pfl.node.training.trainer import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +77,21 @@ def recall(status: Status, manifest: Manifest, store: Store) -> None:
         status.epsilon_budget, status.delta = privacy.epsilon, privacy.delta
         status.epsilon, status.epsilon_rdp = _finite(spent.pld), _finite(spent.rdp)
         status.ladder = [(colluders, _finite(rung.pld)) for colluders, rung in rungs]
-    evaluation = store.evaluation()
-    if evaluation is not None:
-        status.phase, status.evaluation = "done", Evaluation(*evaluation).as_dict()
+        ahead = outlook(manifest, store.charges(), outcomes, store.place, store.carried())
+        status.epsilon_at_the_end = _finite(epsilon(ahead.mechanisms, privacy.delta).pld)
+    recall_evaluations(status, manifest, store)
+
+
+def recall_evaluations(status: Status, manifest: Manifest, store: Store) -> None:
+    """Put into ``status`` what the federation has measured of itself, and whether that was the end."""
+    outcomes = store.rounds()
+    history = measured(manifest, outcomes)
+    known = [one.evaluation for one in history if one.evaluation is not None]
+    status.evaluations = [one.as_dict() for one in history]
+    status.evaluation = known[-1].as_dict() if known else {}
+    status.ended = why_over(manifest, store.place, outcomes)
+    if status.ended:
+        status.phase = "done"
 
 
 def _finite(epsilon: float) -> float | None:
@@ -111,6 +124,7 @@ class Rounds:
         self._connected = connected
         self._exclude = exclude
         self._agreeing = max(2, manifest.groups.colluders + 1)
+        self._skipped_last = False
         self.done = False
 
     def summary(self) -> Summary:
@@ -127,10 +141,14 @@ class Rounds:
     async def prepare(self, effect: Begin) -> Prepared | None:
         if self._learner.behind(effect.round):
             await self._catch_up(effect.round)
+        if self._skipped_last and await self._others_ended():
+            return None
         prepared = await self._thread(lambda: self._learner.prepare(effect.round))
         self._enter("learning")  # again, if we were waiting for members within an epoch
         self._status.round, self._status.group = effect.round, list(effect.group)
         self._status.stage = "done" if prepared is None else prepared.stage
+        self._status.ended = ""
+        self._status.idle = self._learner.idle
         await self._write_status()
         return prepared
 
@@ -154,10 +172,11 @@ class Rounds:
 
     async def over_without_us(self) -> bool:
         """Whether we wait in vain: enough neighbours, and most of them, say that the programme is over, and
-        we hold the final model, or the one they ended with.
+        we hold the final model, or the one they ended with, or went on from it where they did not.
         """
-        if self._status.phase == "learning":
-            return False
+        return self._status.phase != "learning" and await self._others_ended()
+
+    async def _others_ended(self) -> bool:
         connected = self._connected()
         summaries = await ask_summaries(self._ask, connected)
         done = [summary for summary in summaries.values() if summary.done]
@@ -165,8 +184,11 @@ class Rounds:
             return False
         await self._catch_up(None)
         ours = self._learner.released
-        alike = sum(ours is not None and (ours.round, ours.digest) in summary.releases for summary in done)
-        return self._learner.trained or alike >= self._agreeing
+        if ours is None:
+            return False
+        alike = sum((ours.round, ours.digest) in summary.releases for summary in done)
+        newer = any(round > ours.round for summary in done for round, _ in summary.releases)
+        return self._learner.trained or alike >= self._agreeing or not newer
 
     async def contribute(self, effect: Contribute) -> Contribution:
         values = await self._thread(lambda: self._learner.contribute(effect))
@@ -177,6 +199,7 @@ class Rounds:
 
     async def completed(self, effect: Completed) -> None:
         await self._thread(lambda: self._learner.completed(effect))
+        self._skipped_last = False
         self._status.completed += 1
         self._status.training_completed += effect.stage == "training"
         dropped = sorted(set(effect.members) - set(effect.survivors))
@@ -187,10 +210,13 @@ class Rounds:
             len(effect.survivors),
             f"; dropped: {', '.join(dropped)}" if dropped else "",
         )
+        if effect.stage == "evaluation":
+            await self._thread(lambda: recall_evaluations(self._status, self._manifest, self._store))
         await self._write_status()
 
     async def skipped(self, effect: Skipped) -> None:
         await self._thread(lambda: self._learner.skipped(effect))
+        self._skipped_last = True
         self._status.skipped += 1
         self._status.last_skip = effect.reason
         stage = f" ({effect.stage})" if effect.stage else ""  # none if it was over before we had trained
@@ -235,10 +261,13 @@ class Rounds:
         self.done = True
         self._status.phase = "done"
         await self._write_status()
-        log.info("the programme is over; the model is %s", self._status.model)
+        log.info("the programme is over: %s; the model is %s", self._status.ended, self._status.model)
 
     def _summarise(self) -> None:
         recall(self._status, self._manifest, self._store)
+        if not self._status.ended and self._learner.trained:
+            self._status.ended = f"all {self._manifest.training.rounds} training rounds are over"
+        self._status.ended = self._status.ended or "most of the members that are here say so"
         own = self._learner.own_evaluation()
         self._status.own_evaluation = {} if own is None else own.as_dict()
 

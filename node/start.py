@@ -9,23 +9,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from p2pfl.crypto.identity import Identity
-from p2pfl.gossip.manifest import Manifest, TaskSpec
+from p2pfl.gossip.manifest import Manifest, OutsideTask, PluginTask
+from p2pfl.gossip.model_layers import Parts
 from p2pfl.node.admission import FederationAdmission
 from p2pfl.node.config import NodeConfig
-from p2pfl.node.errors import ConfigError, DataError, IdentityError, ManifestProblem, TicketProblem
+from p2pfl.node.declared_file import Tensors, read_backbone, read_initial
+from p2pfl.node.errors import (
+    ConfigError,
+    DataError,
+    IdentityError,
+    ManifestProblem,
+    StorageError,
+    TicketProblem,
+)
 from p2pfl.node.identity_file import load_identity
 from p2pfl.node.joining import known_federation
 from p2pfl.node.lock import locked
 from p2pfl.node.store import Store
-from p2pfl.node.training.table import Table, check_readable, load_table
+from p2pfl.node.training.table import NO_RECORDS, Table, check_readable, load_table
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What this organisation learns from, and what it measures the model on, if anything."""
+    """What this organisation learns from, what it measures the model on, if anything, and of the model what
+    is frozen, and what it starts from, if a file says so.
+    """
 
     train: Table
     test: Table | None
+    backbone: Tensors | None
+    initial: Tensors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +66,80 @@ def prepared(config: NodeConfig) -> Iterator[Prepared]:
     with _blaming("identity"):
         identity = load_identity(config.identity)
     with locked(config.state), Store.open(config.state, identity) as store:
+        _require_last(store)
         with _blaming("federation.id"):
             federation, manifest = known_federation(config, store)
         with _blaming("federation.ticket"):
             admission = FederationAdmission(federation, identity.peer_id, config.ticket, manifest)
         if manifest is None:
             _check_joining(config)
-        records = None if manifest is None else load_records(config, manifest.task)
+        records = None if manifest is None else load_records(config, manifest)
         yield Prepared(config, identity, store, federation, admission, manifest, records)
 
 
-def load_records(config: NodeConfig, task: TaskSpec) -> Records:
-    """The records that ``config`` names. Raises DataError if they are not as ``task`` declares."""
+def _require_last(store: Store) -> None:
+    """Raises StorageError if the ledger of ``store`` goes on elsewhere: nobody would add what both charge."""
+    successor = store.successor()
+    if successor is not None:
+        what = f"the ledger in {store.directory} goes on in federation {successor.federation.hex()[:12]}…"
+        raise StorageError(what, f"run the node in {successor.directory}, where `p2pfl resume` took it")
+
+
+def load_records(config: NodeConfig, manifest: Manifest) -> Records:
+    """The records and the model's files that ``config`` names. Raises DataError if they are not as
+    ``manifest`` declares, ManifestProblem if it names a plug-in that cannot be used with them.
+    """
+    task, test = manifest.task, config.data_test
+    if isinstance(task, OutsideTask):
+        return Records(NO_RECORDS, None, None)
+    if config.data_train is None:
+        hint = "add `train = …` under [data], or give --data-train or P2PFL_DATA_TRAIN"
+        raise ConfigError("data.train", "missing", hint)
+    backbone, initial = load_backbone(config, manifest), load_initial(config, manifest)
     with _blaming("data.train"):
         train = load_table(config.data_train, task)
     with _blaming("data.test"):
-        return Records(train, None if config.data_test is None else load_table(config.data_test, task))
+        records = Records(train, None if test is None else load_table(test, task), backbone, initial)
+    if isinstance(task, PluginTask):
+        from p2pfl.node.training.own_models import try_out  # brings torch along
+
+        try_out(manifest, train)
+    return records
+
+
+def load_backbone(config: NodeConfig, manifest: Manifest) -> Tensors | None:
+    """What is frozen in the manifest's model; None if nothing is.
+
+    Raises ConfigError if ``config`` names no file, DataError if it names another one.
+    """
+    model = manifest.model
+    if not isinstance(model, Parts) or not model.backbone:
+        return None
+    if config.backbone is None:
+        what = f"not set, and the manifest's model has layers from the file with SHA-256 {model.backbone}"
+        raise ConfigError(
+            "model.backbone", what, "get the file from whoever made the federation, and name it"
+        )
+    with _blaming("model.backbone"):
+        return read_backbone(config.backbone, model, manifest.task.features)
+
+
+def load_initial(config: NodeConfig, manifest: Manifest) -> Tensors | None:
+    """What training starts from, if that is in a file; None if it is drawn.
+
+    Raises ConfigError if ``config`` names no file, or one where there is none, DataError if it names another.
+    """
+    model = manifest.model
+    if not isinstance(model, Parts) or not model.initial:
+        if config.initial is None:
+            return None
+        hint = "leave it out, or join the federation that the file was made for"
+        raise ConfigError("model.initial", "set, but the manifest names no initial values", hint)
+    if config.initial is None:
+        what = f"not set, and the manifest's model starts from the file with SHA-256 {model.initial}"
+        raise ConfigError("model.initial", what, "get the file from whoever made the federation, and name it")
+    with _blaming("model.initial"):
+        return read_initial(config.initial, model, manifest.task.features)
 
 
 def _check_joining(config: NodeConfig) -> None:

@@ -16,7 +16,9 @@ FILE = "status.json"
 @dataclass
 class Status:
     """The node as its operator sees it. Numbers are since the directory was made, except bytes: since this
-    start.
+    start. ``evaluations``: the federation's, oldest first, each with its ``round``, how many ``members`` are
+    in the sum, and, if it counts, its figures; ``evaluation`` is the last that does. ``ended``: why it has.
+    ``epsilon_at_the_end``: if no round to come is lost, as reckoned at this start or at the end.
     """
 
     peer: str
@@ -26,6 +28,7 @@ class Status:
     epoch: int = -1
     round: int = -1
     stage: str = ""
+    idle: str = ""
     rounds_total: int = 0
     training_completed: int = 0
     completed: int = 0
@@ -39,10 +42,13 @@ class Status:
     epsilon: float | None = None
     epsilon_rdp: float | None = None
     epsilon_budget: float | None = None
+    epsilon_at_the_end: float | None = None
     delta: float | None = None
     ladder: list[tuple[int, float | None]] = field(default_factory=list)
     model: str = ""
+    evaluations: list[dict[str, float]] = field(default_factory=list)
     evaluation: dict[str, float] = field(default_factory=dict)
+    ended: str = ""
     own_evaluation: dict[str, float] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:

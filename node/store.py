@@ -10,7 +10,8 @@ a crash can only overstate epsilon.
 The ledger is in the journal (:mod:`p2pfl.node.journal`), whose rows cannot be edited or taken back unnoticed.
 An operator who deletes the whole directory, or puts back an older copy of it, resets the count of what its
 records have paid, and no node can tell. And a directory is one federation's: what the same records pay in
-several federations adds up, and nothing here adds it.
+several federations adds up, and nothing here adds it, but for what was taken along on purpose
+(:mod:`p2pfl.node.carried`).
 """
 
 import hashlib
@@ -34,10 +35,14 @@ from p2pfl.gossip.manifest import Manifest, canonical_bytes, decode_manifest_unt
 from p2pfl.gossip.wire import Limits, decode_relayed, encode
 from p2pfl.node.accountant import Mechanism
 from p2pfl.node.atomic_file import write_atomically
+from p2pfl.node.carried import Carried, Successor
+from p2pfl.node.carried import canonical as carried_bytes
+from p2pfl.node.carried import parsed as parse_carried
 from p2pfl.node.database import JOURNAL_REMEDY, Database, explained
 from p2pfl.node.errors import StorageError
 from p2pfl.node.journal import Journal
-from p2pfl.node.released import MOST_ROUNDS, Released
+from p2pfl.node.own_file import PRIVATE, read_own, write_own
+from p2pfl.node.released import MOST_ROUNDS, Place, Released
 
 VERSION = 1
 DATABASE = "p2pfl.sqlite"
@@ -76,7 +81,9 @@ class Charge:
 @dataclass(frozen=True, slots=True)
 class RoundOutcome:
     """How one round ended here. ``reason`` is empty when it completed; ``survivors`` is empty when it was
-    skipped. ``evaluation``: of a completed evaluation, the sums (correct, total, loss) over the group.
+    skipped. ``saturated``: values of this node that were cut. ``left_out``: how often a record's gradient was
+    not finite, and counted as zero. ``evaluation``: of a completed evaluation that counts, the sums over the
+    group (:mod:`p2pfl.node.training.metrics`).
     """
 
     round: int
@@ -86,7 +93,8 @@ class RoundOutcome:
     reason: str
     sent_masked: bool
     saturated: int
-    evaluation: tuple[float, float, float] | None = None
+    evaluation: tuple[float, ...] | None = None
+    left_out: int = 0
 
     @property
     def completed(self) -> bool:
@@ -234,8 +242,26 @@ class Store:
         return self._entries("contribution", _charge)
 
     def mechanisms(self) -> list[Mechanism]:
-        """Every mechanism event ever charged, oldest first."""
-        return [charge.mechanism for charge in self.charges() if charge.mechanism is not None]
+        """Every mechanism event ever charged, oldest first, and before them what was carried over."""
+        carried = [mechanism for one in self.carried() for mechanism in one.mechanisms]
+        return carried + [charge.mechanism for charge in self.charges() if charge.mechanism is not None]
+
+    def carry_over(self, carried: Sequence[Carried]) -> None:
+        """Begin the ledger with what was charged in earlier federations, all of it or nothing."""
+        self._journal.append("carried", carried_bytes(carried))
+
+    def carried(self) -> list[Carried]:
+        """What the ledger began with, oldest federation first."""
+        return [one for found in self._entries("carried", parse_carried) for one in found]
+
+    def continue_in(self, successor: Successor) -> None:
+        """Write down that this ledger goes on elsewhere: no node may run on it any more."""
+        self._journal.append("continued", successor.to_bytes())
+
+    def successor(self) -> Successor | None:
+        """Where this ledger goes on, if it does."""
+        found = self._entries("continued", Successor.from_bytes)
+        return found[0] if found else None
 
     def last_contribution(self) -> int:
         """The latest round that this node may have sent masked data in; -1 if none."""
@@ -245,17 +271,12 @@ class Store:
         """Write down how a round ended."""
         sums = None if outcome.evaluation is None else [repr(value) for value in outcome.evaluation]
         peers = [list(outcome.members), list(outcome.survivors)]
-        how = [outcome.reason, outcome.sent_masked, outcome.saturated, sums]
+        how = [outcome.reason, outcome.sent_masked, outcome.saturated, sums, outcome.left_out]
         self._journal.append("round", pack([outcome.round, outcome.stage, *peers, *how]))
 
     def rounds(self) -> list[RoundOutcome]:
         """Every round this node took part in, oldest first."""
         return self._entries("round", _outcome)
-
-    def evaluation(self) -> tuple[float, float, float] | None:
-        """(correct, total, loss) of the last evaluation that completed here; None without one."""
-        found = [outcome.evaluation for outcome in self.rounds() if outcome.evaluation is not None]
-        return found[-1] if found else None
 
     def exclude(self, exclusion: Exclusion) -> None:
         """Write down that somebody takes part no more, with the proof of what it did."""
@@ -271,7 +292,8 @@ class Store:
         content = _checkpoint(released)
         path = self._model_path(released.round)
         write_atomically(path, content)
-        pointer = [released.round, released.training_start, hashlib.sha256(content).digest()]
+        programme = [released.round, released.training_start, released.vote_rounds, repr(released.votes)]
+        pointer = [*programme, hashlib.sha256(content).digest()]
         self._database.set_value("released", pack(pointer))
         for old in sorted(self.directory.glob("model-*.safetensors"))[:-_KEPT_MODELS]:
             if old != path:
@@ -281,11 +303,11 @@ class Store:
         """The current model, None before the first release. Raises StorageError if its file is damaged."""
         pointer = self._value("released", _pointer)
         if pointer is None:
-            if any(outcome.completed and outcome.evaluation is None for outcome in self.rounds()):
+            if any(outcome.completed and outcome.stage != "evaluation" for outcome in self.rounds()):
                 what = f"{self._database.path}: table meta, released: missing, though rounds have completed"
                 raise StorageError(what, JOURNAL_REMEDY)
             return None
-        round, training_start, digest = pointer
+        round, training_start, vote_rounds, votes, digest = pointer
         path = self._model_path(round)
         remedy = f"copy {path.name} from a member of the same group (it is the same file), or from a backup"
         if not path.is_file():
@@ -298,7 +320,24 @@ class Store:
         parameters, statistics = tensors.get("parameters"), tensors.get("statistics")
         if not _is_vector(parameters) or not _is_vector(statistics):
             raise StorageError(f"{path} holds no model", remedy)
-        return Released(round, training_start, statistics, parameters)
+        return Released(round, training_start, statistics, parameters, vote_rounds, votes)
+
+    def save_private(self, layers: NDArray[np.float64]) -> None:
+        """Keep the private layers of this node's model."""
+        write_own(self.directory / PRIVATE, {"private": layers})
+
+    def private(self, size: int) -> NDArray[np.float64] | None:
+        """The private layers, float64 of shape (size,); None if none were kept. Raises StorageError if their
+        file is damaged.
+        """
+        found = read_own(self.directory / PRIVATE, {"private": size})
+        return None if found is None else found["private"]
+
+    @property
+    def place(self) -> Place | None:
+        """How far the federation was at the last release, None before the first; needs no model file."""
+        pointer = self._value("released", _pointer)
+        return None if pointer is None else Place(*pointer[:-1])
 
     @property
     def model_path(self) -> Path | None:
@@ -388,9 +427,9 @@ def _exclusion(raw: bytes) -> Exclusion:
 
 def _outcome(raw: bytes) -> RoundOutcome:
     match _fields(raw):
-        case [int(round), str(stage), members, survivors, str(reason), bool(sent), int(saturated), sums]:
+        case [int(round), str(stage), members, survivors, str(reason), bool(sent), int(cut), sums, int(out)]:
             peers = (_peers(members), _peers(survivors))
-            return RoundOutcome(round, stage, *peers, reason, sent, saturated, _sums(sums))
+            return RoundOutcome(round, stage, *peers, reason, sent, cut, _sums(sums), out)
     raise ValueError("not the outcome of a round")
 
 
@@ -398,19 +437,16 @@ def _peers(fields: object) -> tuple[PeerId, ...]:
     return tuple(PeerId(peer) for peer in _all(str, fields))
 
 
-def _sums(fields: object) -> tuple[float, float, float] | None:
-    match fields:
-        case None:
-            return None
-        case [str(correct), str(total), str(loss)]:
-            return float(correct), float(total), float(loss)
-    raise ValueError("not the sums of an evaluation")
+def _sums(fields: object) -> tuple[float, ...] | None:
+    return None if fields is None else tuple(map(float, _all(str, fields)))
 
 
-def _pointer(raw: bytes) -> tuple[int, int, bytes]:
+def _pointer(raw: bytes) -> tuple[int, int, int, float, bytes]:
     match _fields(raw):
-        case [int(round), int(training_start), bytes(digest)] if 0 <= round < MOST_ROUNDS:
-            return round, training_start, digest
+        case [int(round), int(start), int(vote_rounds), str(votes), bytes(digest)] if (
+            0 <= round < MOST_ROUNDS
+        ):
+            return round, start, vote_rounds, float(votes), digest
     raise ValueError("not a pointer to a model")
 
 

@@ -1,5 +1,6 @@
 """Addresses as people paste them, and in words why one could not be reached."""
 
+import re
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -10,9 +11,11 @@ from multiaddr.exceptions import Error as MultiaddrError
 from multiaddr.utils import get_network_addrs
 
 from p2pfl.crypto.identity import PeerId, parse_peer_id
+from p2pfl.node.config import LARGEST_PORT
 from p2pfl.node.hardened.tcp import expand_wildcard
 from p2pfl.node.transport_types import Unreachable
 
+_PORT = re.compile(r"/tcp/([0-9]{1,9})(?:/|$)")
 _T = TypeVar("_T", bound=BaseException)
 
 
@@ -20,6 +23,9 @@ def parse_dialable(address: str) -> tuple[Multiaddr, PeerId]:
     """Where to dial and who is expected there. Raises Unreachable."""
     if not address.isascii():
         raise Unreachable(ascii(address), "names with other than ASCII letters are written in punycode")
+    port = _PORT.search(address)
+    if port is not None and int(port[1]) > LARGEST_PORT:
+        raise Unreachable(address, f"no port is {port[1]}: the largest is {LARGEST_PORT}")
     try:
         where = Multiaddr(address)
         names = [protocol.name for protocol in where.protocols()]

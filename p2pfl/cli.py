@@ -51,10 +51,15 @@ COMMANDS: Mapping[str, Command | Group] = {
         },
     ),
     "node": Command("node", "run this organisation's node"),
+    "resume": Command(
+        "resume", "go on with a model in another federation, and with what its records have paid"
+    ),
     "status": Command("status", "say what a node is doing, and what its peers did against the protocol"),
     "demo": Command("demo", "run a whole federation on this machine: four hospitals, four nodes, one model"),
     "evaluate": Command("evaluate", "measure the federation's model on a CSV file"),
+    "personalise": Command("personalise", "fit the federation's model to this node's own records"),
     "predict": Command("predict", "apply the federation's model to a CSV file"),
+    "export": Command("export", "write the federation's model to a file that needs no p2pfl, with its card"),
     "privacy": Command("privacy", "epsilon: spent by a node, or what a manifest will cost before it runs"),
 }
 

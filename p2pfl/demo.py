@@ -325,7 +325,7 @@ class _Progress:
     """One line that is redrawn on a terminal; elsewhere a line for every phase and half of the rounds."""
 
     WIDTH = 30
-    LIFE = "starting waiting statistics mixing training evaluation done"
+    LIFE = "starting waiting statistics mixing training evaluation vote done"
 
     def __init__(self, rounds: int, clock: Callable[[], float]) -> None:
         self._rounds = rounds

@@ -124,7 +124,7 @@ def _federation_scores(statuses: Statuses, test: Mapping[str, Table]) -> list[st
         return _figures([*each, None, None])
     total = sum(found["total"] for found in known)
     mean = sum(found["accuracy"] for found in known) / len(known)
-    return _figures([*each, mean, sum(found["correct"] for found in known) / total])
+    return _figures([*each, mean, sum(found["accuracy"] * found["total"] for found in known) / total])
 
 
 def _published(method: str) -> list[str]:

@@ -6,14 +6,20 @@ from typing import TextIO
 from p2pfl.gossip.manifest import (
     ConvolutionalModel,
     DenseModel,
+    EvaluationSpec,
     GroupSpec,
     ImageTask,
     Manifest,
     ModelSpec,
+    OutsideModel,
+    OutsideTask,
+    PluginModel,
+    PluginTask,
     SequenceModel,
     TabularTask,
     TaskSpec,
     TextTask,
+    TrainingSpec,
 )
 from p2pfl.terminal import alarm
 
@@ -25,12 +31,11 @@ def explain(manifest: Manifest, stream: TextIO) -> Iterator[str]:
     yield f"who: {_who(manifest)}"
     yield f"task: {_task(manifest.task)}"
     yield f"model: {_model(manifest.model, manifest.task)}"
-    steps = "one step" if training.local_steps == 1 else f"{training.local_steps} steps"
     yield (
-        f"training: {training.rounds} rounds of {steps} each, every record in a step with probability"
-        f" {training.sampling_rate:g}, learning rate {training.learning_rate:g}; parameters up to"
+        f"training: {training.rounds} rounds of {_steps(training, manifest.task)}; parameters up to"
         f" {training.parameter_limit:g} summed in {training.ring_bits} bits"
     )
+    yield f"evaluation: {_evaluation(manifest.evaluation)}"
     yield f"groups: {_groups(manifest.groups)}"
     yield f"robustness: {robustness(manifest.groups)}"
     yield f"privacy: {privacy(manifest, stream)}"
@@ -41,8 +46,23 @@ def explain(manifest: Manifest, stream: TextIO) -> Iterator[str]:
     )
 
 
+def _steps(training: TrainingSpec, task: TaskSpec) -> str:
+    if isinstance(task, OutsideTask):
+        return "whatever the members' own training loops do"
+    steps = "one step" if training.local_steps == 1 else f"{training.local_steps} steps"
+    return (
+        f"{steps} each, every record in a step with probability {training.sampling_rate:g},"
+        f" learning rate {training.learning_rate:g}"
+    )
+
+
 def _task(task: TaskSpec) -> str:
     match task:
+        case PluginTask():
+            code = f"that of plug-in {task.name}, version {task.version}, which every member installs"
+            return f"{code}, with {_arguments(task)}"
+        case OutsideTask():
+            return f"known to the members' own training loops only, which are told {_arguments(task)}"
         case ImageTask():
             size = f"{task.height} × {task.width} pixels of {_counted(task.channels, 'channel')}"
             return f"which of {len(task.classes)} classes a picture shows, {size}"
@@ -58,16 +78,39 @@ def _task(task: TaskSpec) -> str:
     return f"{asked}, from {_counted(len(task.columns), 'column')} ({_counted(task.features, 'feature')})"
 
 
+def _arguments(task: PluginTask | OutsideTask) -> str:
+    said = ", ".join(f"{name} = {value!r}" for name, value in task.by_name.items())
+    return said or "no arguments"
+
+
 def _model(model: ModelSpec, task: TaskSpec) -> str:
     match model:
+        case PluginModel():
+            outputs = _counted(model.outputs, "output")
+            return f"the plug-in's, {outputs}, {_counted(model.size, 'parameter')}"
+        case OutsideModel():
+            arrays = _counted(len(model.tensors), "array")
+            return f"{arrays}, {_counted(model.parameters(0), 'parameter')}"
         case DenseModel():
             layers = [task.features, *model.hidden, model.outputs]
         case ConvolutionalModel():
             layers = [task.features, *model.channels, *model.hidden, model.outputs]
         case SequenceModel():
             layers = [task.features, *([model.width] * model.layers), model.outputs]
-    parameters = _counted(model.parameters(task.features), "parameter")
+    parameters = _counted(model.parameters(task.features), "parameter") + _parts(model, task)
     return f"{model.kind}, {' → '.join(map(str, layers))}, {parameters}"
+
+
+def _parts(model: ModelSpec, task: TaskSpec) -> str:
+    """What is frozen, and what every member keeps to itself."""
+    said = ""
+    if model.backbone:
+        frozen = model.allocated(task.features) - model.trained(task.features)
+        said = f" beside {frozen} frozen ones from the file with SHA-256 {model.backbone}"
+    if model.initial:
+        said += f", which start from the file with SHA-256 {model.initial}"
+    alone = model.trained(task.features) - model.parameters(task.features)
+    return said + (f"; {alone} more private to each member" if alone else "")
 
 
 def _who(manifest: Manifest) -> str:
@@ -77,6 +120,17 @@ def _who(manifest: Manifest) -> str:
     if not members:
         return f"whoever holds a ticket of one of {issuers}"
     return f"{_counted(members, 'member')} listed; {issuers} may admit more by ticket"
+
+
+def _evaluation(spec: EvaluationSpec) -> str:
+    when = f"after every {_counted(spec.every, 'training round')}" if spec.every else "after the last round"
+    least = f", of {spec.least_records} records at least" if spec.least_records else ""
+    ends = [
+        *([f"reached {spec.target:g}"] if spec.target else []),
+        *([f"not improved in {_counted(spec.patience, 'evaluation')}"] if spec.patience else []),
+    ]
+    end = f"; a majority may vote to end when {spec.metric} has {' or '.join(ends)}" if ends else ""
+    return f"{when}{least}{end}"
 
 
 def _groups(groups: GroupSpec) -> str:

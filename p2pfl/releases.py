@@ -1,11 +1,12 @@
 """The ledger for people: what each round told about this node's records, and whom."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.accountant import Mechanism
+from p2pfl.node.carried import Carried
 from p2pfl.node.store import Charge, RoundOutcome
 
 _TOLD = {
@@ -22,18 +23,20 @@ _TOLD_OF_ORGANISATION = {
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One contribution of this node.
+    """One contribution of this node; or, where ``federation`` is the id of an earlier one, all those in it
+    that told the same, with no ``round``.
 
     ``mechanism`` is None if no record was looked at. ``recipients``: the members of the roster; empty if the
     ledger does not have them. ``completed``: whether a sum came of it; if not, it is charged all the same.
     """
 
-    round: int
+    round: int | None
     stage: str
     told: str
     recipients: tuple[PeerId, ...]
     completed: bool
     mechanism: Mechanism | None
+    federation: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON: all that another accountant needs."""
@@ -44,6 +47,8 @@ class Release:
             "recipients": list(self.recipients),
             "completed": self.completed,
         }
+        if self.federation:
+            found["federation"] = self.federation
         if (entry := self.mechanism) is not None:
             found |= {
                 "subject": entry.subject,
@@ -67,9 +72,11 @@ class Release:
                 f"{entry.sampling_rate:.4g}",
                 f"{entry.count}",
             )
-        what = f"{self.stage}: {self.told}, to {self._whom()}"
+        where = f", in federation {self.federation[:12]}…" if self.federation else ""
+        what = f"{self.stage}: {self.told}, to {self._whom()}{where}"
         lost = "" if self.completed else " (the round was lost)"
-        return f"{self.round:7}{noise:>10}{rate:>8}{times:>7}  {what}{lost}"
+        round = "before" if self.round is None else self.round
+        return f"{round:>7}{noise:>10}{rate:>8}{times:>7}  {what}{lost}"
 
     def _whom(self) -> str:
         if self.recipients:
@@ -100,4 +107,15 @@ def releases(
                 entry,
             )
         )
+    return found
+
+
+def carried_releases(carried: Iterable[Carried]) -> list[Release]:
+    """What a ledger has carried over, oldest federation first."""
+    found = []
+    for one in carried:
+        for entry in one.mechanisms:
+            told = _TOLD_OF_ORGANISATION if entry.subject == "organisation" else _TOLD
+            what = (entry.stage, told[entry.stage], (), True, entry)
+            found.append(Release(None, *what, federation=one.federation.hex()))
     return found

@@ -12,12 +12,28 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
-SHOWN = {"privacy.md": ("epsilon planned", "signal/noise", "accuracy: mean")}
-TESTED = re.compile(r"<!-- tested -->\n```sh\n(.*?)```", re.DOTALL)
+SHOWN = {
+    "privacy.md": ("epsilon planned", "signal/noise", "accuracy: mean"),
+    "tasks.md": ("plug-in late_months",),
+}
+SHOWN_SLOWLY = {"tasks.md": ("the last model: {'weight'", "rounds: 10 of 10 in training")}
+TESTED = re.compile(r"<!-- tested( slowly)? -->\n```sh\n(.*?)```", re.DOTALL)
 
 
-def commands(page: Path) -> str:
-    return "".join(TESTED.findall(page.read_text(encoding="utf-8")))
+def commands(page: Path, *, slowly: bool = False) -> str:
+    """Those of the page; with those that take a federation of processes if ``slowly``."""
+    blocks = TESTED.findall(page.read_text(encoding="utf-8"))
+    return "".join(block for slow, block in blocks if slowly or not slow)
+
+
+RUNS = [
+    *(pytest.param(page, False) for page in PAGES if commands(page)),
+    *(
+        pytest.param(page, True, marks=pytest.mark.slow)
+        for page in PAGES
+        if commands(page, slowly=True) != commands(page)
+    ),
+]
 
 
 def with_free_ports(script: str) -> str:
@@ -28,13 +44,13 @@ def with_free_ports(script: str) -> str:
     return script
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
-def test_the_commands_on_a_page_work(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "slowly"), RUNS, ids=lambda value: getattr(value, "name", None))
+def test_the_commands_on_a_page_work(page: Path, slowly: bool, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copytree(ROOT / "examples" / "wards", tmp_path / "wards")
     script = tmp_path / "commands"
     prelude = "set -eum\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"
-    script.write_text(prelude + with_free_ports(commands(page)))
+    script.write_text(prelude + with_free_ports(commands(page, slowly=slowly)))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", script],
@@ -46,8 +62,20 @@ def test_the_commands_on_a_page_work(page: Path, tmp_path: Path) -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in SHOWN.get(page.name, ("epsilon spent", "accuracy")):
+    shown = SHOWN.get(page.name, ("epsilon spent", "accuracy"))
+    for words in (*shown, *(SHOWN_SLOWLY[page.name] if slowly else ())):
         assert words in done.stdout
+
+
+def test_the_page_on_models_shows_commands_that_another_page_runs() -> None:
+    """It needs a federation that has ended: one is enough for both pages."""
+    run = " ".join(commands(ROOT / "docs" / "own-servers.md").split())
+    page = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    lines = "".join(shown).replace("\\\n", "").splitlines()
+    assert len(lines) > 4
+    for line in lines:
+        assert " ".join(line.split()) in run.replace("\\ ", ""), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

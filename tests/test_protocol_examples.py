@@ -30,13 +30,19 @@ from p2pfl.gossip.manifest import (
     Column,
     ConvolutionalModel,
     DenseModel,
+    EvaluationSpec,
     GroupSpec,
     ImageTask,
     Manifest,
     ModelSpec,
+    OutsideModel,
+    OutsideTask,
+    PluginModel,
+    PluginTask,
     PrivacySpec,
     SequenceModel,
     TabularTask,
+    Tensor,
     TextTask,
     TimingSpec,
     TrainingSpec,
@@ -53,6 +59,7 @@ from p2pfl.gossip.messages import (
     roster_digest,
     survivors_digest,
 )
+from p2pfl.gossip.own_spec import IntegerArgument, NumberArgument, TextArgument
 from p2pfl.gossip.participant import MAX_AHEAD, MESSAGES
 from p2pfl.gossip.presences import Author, PresenceSet
 from p2pfl.gossip.records import plain
@@ -63,8 +70,8 @@ from p2pfl.gossip.wire import digest, encode, signed
 from p2pfl.node import admission, privacy
 from p2pfl.node.admission import Greeting
 from p2pfl.node.daemon import LIMITS
-from p2pfl.node.learner import mixing_rounds
 from p2pfl.node.privacy import stage_plan
+from p2pfl.node.programme import mixing_rounds
 from p2pfl.node.released import Released
 from p2pfl.node.training.models import Model
 from p2pfl.node.transport_reception import ADMISSION
@@ -74,11 +81,13 @@ from p2pfl.topologies.draws import Draws
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 MANIFEST_TABLES: Mapping[str, tuple[type, ...]] = {
-    "## 3. Manifest": (TrainingSpec, PrivacySpec, GroupSpec, TimingSpec),
+    "## 3. Manifest": (TrainingSpec, PrivacySpec, GroupSpec, TimingSpec, EvaluationSpec),
     "**Tabular**: ": (TabularTask, Column),
     "**Images**: ": (ImageTask,),
     "**Text**: ": (TextTask,),
-    "### Models": (DenseModel, ConvolutionalModel, SequenceModel),
+    "**Plug-in**: ": (PluginTask, IntegerArgument, NumberArgument, TextArgument),
+    "**Outside**: ": (OutsideTask,),
+    "### Models": (DenseModel, ConvolutionalModel, SequenceModel, PluginModel, OutsideModel, Tensor),
 }
 """The records whose fields are in the first table below each place."""
 LABELS: Mapping[str, bytes] = {name: value for name, value in vars(labels).items() if name.isupper()}
@@ -504,7 +513,9 @@ def released_example(given: Given) -> dict[str, str]:
     statistics, parameters = (
         np.array([float(word) for word in given.text(name).split()]) for name in ("statistics", "parameters")
     )
-    state = Released(given.number("round"), given.number("training start"), statistics, parameters)
+    rounds = (given.number("round"), given.number("training start"))
+    votes = (given.number("rounds of a vote"), float(given.text("votes")))
+    state = Released(*rounds, statistics, parameters, *votes)
     return {"state": state.to_bytes().hex(), "state digest": state.digest.hex()}
 
 

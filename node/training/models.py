@@ -1,12 +1,15 @@
 """Models as functions of one flat float64 vector. Torch stops at this folder: everybody else sees NumPy
 arrays.
 
-The vector is what a federation agrees on and averages; a torch module computes with it, in float64 for
-tables and in float32 elsewhere, where the vector is rounded on its way in.
+The vector is what is trained: what a federation agrees on and averages, and private layers. A torch module
+computes with it, and with what is frozen, in float64 for tables and in float32 elsewhere, where the vector is
+rounded on its way in.
 """
 
+import copy
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +18,9 @@ from torch import Tensor, nn
 
 from p2pfl.crypto.labels import INITIAL_PARAMETERS
 from p2pfl.gossip.manifest import DenseModel, ModelSpec
+from p2pfl.gossip.model_layers import Parts
+from p2pfl.node.declared_file import Tensors
+from p2pfl.node.training.adapters import Adapted, fill_frozen
 from p2pfl.node.training.clipping import ClippedGradient, Slot
 from p2pfl.node.training.networks import network
 from p2pfl.node.training.objectives import Objective, TwoClasses
@@ -25,7 +31,11 @@ _ROUNDING = {torch.float32: 2.0**-10, torch.float64: 2.0**-40}
 
 
 class Model:
-    """The model ``spec`` over ``features`` inputs, trained for ``objective`` (default: two classes)."""
+    """The model ``spec`` over ``features`` inputs, trained for ``objective`` (default: two classes).
+
+    ``backbone``: what is frozen in it, if anything is. ``module``: the network itself, if it is not one that
+    a manifest can name.
+    """
 
     def __init__(
         self,
@@ -33,23 +43,34 @@ class Model:
         features: int,
         objective: Objective | None = None,
         dtype: torch.dtype = torch.float64,
+        backbone: Tensors | None = None,
+        module: nn.Module | None = None,
     ) -> None:
+        """Raises DataError unless ``backbone`` has all that ``spec`` freezes."""
         self._objective = objective or TwoClasses(hinge=spec.kind == "svm")
-        self._module = network(spec, features).to(dtype)
+        self._module = (network(spec, features) if module is None else module).to(dtype)
+        if isinstance(spec, Parts) and spec.backbone:
+            fill_frozen(self._module, spec, features, backbone or {})
         self._dtype = dtype
         self._gradient = ClippedGradient(self._module, self._objective.losses, self._objective.slopes)
         self.block = max(1, _BLOCK_ELEMENTS // spec.activations(features))
         """Records that are worked on at a time when nothing is learnt."""
         self.layout: tuple[Slot, ...] = self._gradient.layout
         self.dimension = self._gradient.dimension
+        alone = {layer.name for layer in spec.private_layers(features)}
+        kept = [slot for slot in self.layout if slot.name.rpartition(".")[0] in alone]
+        self.private = np.zeros(self.dimension, np.bool_)
+        """Which parameters belong to private layers, shape (dimension,)."""
+        for slot in kept:
+            self.private[slot.start : slot.stop] = True
 
     def initial(self, seed: bytes) -> NDArray[np.float64]:
         """Parameters to start from, float64 of shape (dimension,): the same on every platform for the same
         ``seed``.
 
         Biases, and the last linear layer of all, are zero, so that the first prediction is the same for every
-        record; scales of normalisations are one. All others are uniform in ±1/sqrt(inputs), from 53 bits each
-        of SHAKE-256 over the seed.
+        record; so is one half of each adapter, which then changes nothing. Scales of normalisations are one.
+        All others are uniform in ±1/sqrt(inputs), from 53 bits each of SHAKE-256 over the seed.
         """
         ones, zeros = self._constant_slots()
         parameters = np.zeros(self.dimension)
@@ -68,8 +89,22 @@ class Model:
             for name, module in modules.items()
             if isinstance(module, nn.GroupNorm | nn.LayerNorm)
         }
-        last = [name for name, module in modules.items() if isinstance(module, nn.Linear)][-1]
-        return norms, {f"{last}.weight"}
+        linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+        ups = {f"{name}.up.weight" for name, module in modules.items() if isinstance(module, Adapted)}
+        return norms, {f"{last}.weight" for last in linear[-1:]} | ups
+
+    def network(self, parameters: NDArray[np.float64]) -> nn.Module:
+        """The network by itself, a copy, with these parameters."""
+        self._write(parameters)
+        return copy.deepcopy(self._module).requires_grad_(False)
+
+    def tensors(self, parameters: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+        """All that the network computes with, by name, frozen layers included, in its own precision."""
+        vector = torch.from_numpy(parameters).to(self._dtype).numpy()
+        trained = {slot.name: vector[slot.start : slot.stop].reshape(slot.shape) for slot in self.layout}
+        others = [*self._module.named_parameters(), *self._module.named_buffers()]
+        frozen = {name: tensor.numpy() for name, tensor in others if not tensor.requires_grad}
+        return frozen | trained
 
     def outputs(self, parameters: NDArray[np.float64], inputs: NDArray[np.generic]) -> NDArray[np.float64]:
         """What the network gives for each of n inputs: float64, (n,) for one output, else (n, …, outputs)."""
@@ -101,6 +136,11 @@ class Model:
         )
         return total
 
+    @property
+    def left_out(self) -> int:
+        """How many records of the last summed gradient had one that was not finite, and counted as zero."""
+        return self._gradient.left_out
+
     def _write(self, parameters: NDArray[np.float64]) -> None:
         self._gradient.write(torch.from_numpy(parameters).to(self._dtype))
 
@@ -112,7 +152,7 @@ class Model:
 
 def precision_for(spec: ModelSpec, features: int) -> torch.dtype:
     """What ``spec`` computes in: float64 where that costs nothing that anybody notices."""
-    small = isinstance(spec, DenseModel) and spec.parameters(features) <= 1 << 16
+    small = isinstance(spec, DenseModel) and spec.allocated(features) <= 1 << 16
     return torch.float64 if small else torch.float32
 
 

@@ -10,12 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from p2pfl.gossip.manifest import ConvolutionalModel, DenseModel, ModelSpec, SequenceModel
+from p2pfl.gossip.errors import LocalProtocolError
+from p2pfl.gossip.manifest import (
+    ConvolutionalModel,
+    DenseModel,
+    ModelSpec,
+    OutsideModel,
+    PluginModel,
+    SequenceModel,
+)
+from p2pfl.gossip.model_layers import Parts
+from p2pfl.node.training.adapters import partly_frozen
 from p2pfl.node.training.clipping import GRU
 
 
 def network(spec: ModelSpec, features: int) -> nn.Module:
     """The network of ``spec`` over ``features`` inputs (characters, for text), its parameters not set yet.
+    What it has frozen requires no gradient.
 
     It maps (n, features), (n, channels, height, width) or (n, length) to (n, outputs), (n,) if there is one
     output, or (n, length, outputs).
@@ -30,6 +41,10 @@ def network(spec: ModelSpec, features: int) -> nn.Module:
                 module = Recurrent(spec, features)
             case SequenceModel():
                 module = Transformer(spec, features)
+            case PluginModel() | OutsideModel():
+                raise LocalProtocolError(f"no network of p2pfl's own is of kind {spec.kind}")
+        if isinstance(spec, Parts) and spec.backbone:
+            partly_frozen(module, spec, features)
     return module.to_empty(device="cpu")
 
 
@@ -44,7 +59,7 @@ class Dense(nn.ModuleList):
         values = values.flatten(1)
         for position, layer in enumerate(self):
             values = layer(values if position == 0 else torch.tanh(values))
-        return values.squeeze(-1)
+        return values.squeeze(-1) if values.shape[-1] == 1 else values
 
 
 class Convolutions(nn.Module):

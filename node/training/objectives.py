@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, one_hot, relu, softmax
 
-from p2pfl.gossip.manifest import ImageTask, ModelSpec, TabularTask, TaskSpec, TextTask
+from p2pfl.gossip.manifest import (
+    ImageTask,
+    ModelSpec,
+    OutsideTask,
+    PluginTask,
+    TabularTask,
+    TaskSpec,
+    TextTask,
+)
+from p2pfl.node.training.own_objectives import OutsideObjective, PluginObjective
+from p2pfl.node.training.plugins import installed
 from p2pfl.node.training.text import PADDING
 
 Array = NDArray[np.float64]
@@ -44,8 +54,12 @@ class Objective(Protocol):
 
 
 def objective(task: TaskSpec, model: ModelSpec) -> Objective:
-    """What ``model`` is trained for on ``task``."""
+    """What ``model`` is trained for on ``task``. Raises ManifestProblem if a plug-in cannot be used here."""
     match task:
+        case PluginTask():
+            return PluginObjective(installed(task))
+        case OutsideTask():
+            return OutsideObjective()
         case TextTask():
             return NextCharacter(task.outputs)
         case TabularTask(is_regression=True):

@@ -6,16 +6,20 @@ would cost noise in all the others. A missing number counts as the middle of its
 statistics, and is their mean in the inputs; what its absence means is learnt by its indicator.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pfl.gossip.manifest import TabularTask
+from p2pfl.gossip.manifest import ImageTask, Manifest, TabularTask
 from p2pfl.node.training.table import Table
 
 INPUT_LIMIT = 8.0
 """Standard deviations from the mean at which an input is cut: one odd record cannot swamp a gradient."""
+MEAN: Final = "preprocessing.mean"
+SCALE: Final = "preprocessing.scale"
+"""Names of the tensors of a :class:`Scaling` among those of a model."""
 _LEAST_COUNT = 1e-6
 _LEAST_VARIANCE_EXACT = 1e-6
 _LEAST_VARIANCE_NOISED = 1e-2
@@ -60,6 +64,37 @@ class Standardiser:
         inputs = (table.features.astype(np.float64) - self.mean) / self.scale
         np.nan_to_num(inputs, copy=False, nan=0.0)
         return np.clip(inputs, -INPUT_LIMIT, INPUT_LIMIT, out=inputs)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaling:
+    """An input of the model is (number - ``mean``) / ``scale``, 0 if the number is missing, cut to
+    ±``limit``. Of tables ``mean`` and ``scale`` are float64 (inputs,), of pictures (1,).
+    """
+
+    mean: NDArray[np.float64] = field(repr=False)
+    scale: NDArray[np.float64] = field(repr=False)
+    limit: float
+
+    @property
+    def tensors(self) -> dict[str, NDArray[np.float64]]:
+        """As they lie in a file."""
+        return {MEAN: self.mean, SCALE: self.scale}
+
+
+def scaling(manifest: Manifest, statistics: NDArray[np.float64]) -> Scaling | None:
+    """What numbers in a record are scaled by, with ``statistics`` as released; None if they are not, in text
+    and where the task's code is not ours.
+    """
+    match manifest.task:
+        case TabularTask() as task:
+            noised = manifest.privacy.mode != "none"
+            found = Standardiser.from_statistics(task, statistics, noised=noised)
+            return Scaling(found.mean, found.scale, INPUT_LIMIT)
+        case ImageTask(low=low, high=high):
+            return Scaling(np.array([(low + high) / 2]), np.array([(high - low) / 2]), 1.0)
+        case _:
+            return None
 
 
 def statistics_of(task: TabularTask, table: Table) -> NDArray[np.float64]:

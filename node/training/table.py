@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pfl.gossip.manifest import ImageTask, TabularTask, TaskSpec, TextTask
+from p2pfl.gossip.manifest import ImageTask, OutsideTask, PluginTask, TabularTask, TaskSpec, TextTask
 from p2pfl.node.errors import DataError, reason_of
 from p2pfl.node.privacy import MAX_RECORDS
 from p2pfl.node.training.images import load_pictures
@@ -27,6 +27,7 @@ class Table:
     * pictures: ``features`` of the type in the file, (n, channels, height, width); ``labels`` int64 (n,).
     * text: ``features`` and ``labels`` int16 (n, window): characters by position in the alphabet, and those
       that follow them, PADDING where there is none.
+    * a plug-in: whatever numbers it gives.
 
     ``dropped``: rows, lines or characters left out, as the manifest says.
     """
@@ -44,6 +45,10 @@ class Table:
         return len(np.unique(self.labels)) == 1
 
 
+NO_RECORDS: Final = Table(np.zeros((0, 0)), np.zeros(0))
+"""What a node reads whose records stay with a training loop outside."""
+
+
 def load_table(path: Path, task: TaskSpec) -> Table:
     """Read the records at ``path`` as ``task`` declares them.
 
@@ -57,6 +62,13 @@ def load_table(path: Path, task: TaskSpec) -> Table:
             return Table(*load_pictures(path, task, MAX_RECORDS))
         case TextTask():
             return Table(*load_text(path, task, MAX_RECORDS))
+        case PluginTask():
+            from p2pfl.node.training.plugins import records_of  # brings torch along, which takes seconds
+
+            return Table(*records_of(task, path))
+        case OutsideTask():
+            hint = "measure the model where it is trained"
+            raise DataError(f"{path}: this federation's records are read outside p2pfl", hint)
 
 
 def check_readable(path: Path) -> None:

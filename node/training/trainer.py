@@ -15,58 +15,48 @@ means over its records: as large as one record's at most, whatever they hold and
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.gossip.manifest import ImageTask, Manifest, TabularTask
+from p2pfl.node.declared_file import Tensors
 from p2pfl.node.errors import ManifestProblem
-from p2pfl.node.privacy import LOSS_CAP, dimension, poisson_sample, step_noise
+from p2pfl.node.privacy import dimension, poisson_sample, step_noise
 from p2pfl.node.training.images import scaled_pictures
+from p2pfl.node.training.initial import start_values
+from p2pfl.node.training.metrics import Evaluation, summed
 from p2pfl.node.training.models import Model, precision_for
 from p2pfl.node.training.objectives import objective
-from p2pfl.node.training.preprocessing import Standardiser, statistics_of
+from p2pfl.node.training.own_models import own_model
+from p2pfl.node.training.preprocessing import Standardiser, scaling, statistics_of
 from p2pfl.node.training.table import Table
 
 _BELOW = 1 - 2.0**-20
 """What an update may use of the clip norm: far more is left than rounding costs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Sums over test records; floats, because a sum with noise in it is no count.
-
-    ``correct``: records whose class is right; where a number is predicted, Σ 1 - |error| / range; in text,
-    the records' shares of characters foreseen. ``loss``: of min(loss, LOSS_CAP), in the objective's
-    :attr:`~.objectives.Objective.unit`, one nat for two classes.
-    """
-
-    correct: float
-    total: float
-    loss: float
-
-    @property
-    def accuracy(self) -> float:
-        """Within [0, 1], whatever the noise did; nan without records."""
-        return min(max(self.correct / self.total, 0.0), 1.0) if self.total > 0 else math.nan
-
-    def as_dict(self) -> dict[str, float]:
-        """The three sums by name, and the accuracy if there is one."""
-        sums = {"correct": self.correct, "total": self.total, "loss": self.loss}
-        return sums | ({"accuracy": self.accuracy} if self.total > 0 else {})
-
-
 class Trainer:
     """Learns on ``train`` as ``manifest`` says and evaluates on ``test``. Not thread safe.
 
     ``statistics`` in every method is the released sum of :meth:`statistics`, or a multiple of it such as its
-    mean; ``parameters`` is float64 of shape (dimension("training"),).
+    mean; ``parameters`` is float64 of shape (dimension("training"),): what members average. Private layers
+    are beside it.
     """
 
-    def __init__(self, manifest: Manifest, train: Table, test: Table | None, random: RandomBytes) -> None:
-        """Raises PrivacyError if the manifest's noise cannot be drawn."""
+    def __init__(
+        self,
+        manifest: Manifest,
+        train: Table,
+        test: Table | None,
+        random: RandomBytes,
+        backbone: Tensors | None = None,
+        initial: Tensors | None = None,
+    ) -> None:
+        """``backbone``: what the manifest's model has frozen, if anything. Raises PrivacyError if the
+        manifest's noise cannot be drawn, DataError if the backbone does not fit.
+        """
         self._manifest = manifest
         self._train = train
         self._test = test
@@ -74,12 +64,37 @@ class Trainer:
         features = manifest.task.features
         self.objective = objective(manifest.task, manifest.model)
         precision = precision_for(manifest.model, features)
-        self.model = Model(manifest.model, features, self.objective, precision)
+        self.model = own_model(manifest) or Model(
+            manifest.model, features, self.objective, precision, backbone
+        )
+        self.private = np.empty(0)
+        """What the private layers are, for as long as nobody sets them: float64 of shape (private,)."""
+        if manifest.model.private:
+            self.private = self.model.initial(manifest.digest)[self.model.private]
+        self.learnt_private: NDArray[np.float64] | None = None
+        """What they became in the last contribution; None if nothing was trained, or there are none."""
         self._step_noise = (
             step_noise(manifest, self.model.dimension) if manifest.privacy.mode == "local" else None
         )
         self._noise = None if self._step_noise is None else self._step_noise.source(random)
         self._inputs: tuple[NDArray[np.float64], NDArray[np.generic]] | None = None
+        self.round = -1
+        """Which is being prepared: what a training loop outside is told."""
+        self._initial = initial
+        self.idle = ""
+        """Why the last contribution was not trained, if a training loop outside was to train it."""
+        self.left_out = 0
+        """How often, in the last contribution, a record's gradient was not finite, and counted as zero."""
+
+    @property
+    def records(self) -> int:
+        """How many there are to train on."""
+        return len(self._train)
+
+    @property
+    def sampling_rate(self) -> float:
+        """Probability with which one enters a step."""
+        return self._manifest.training.sampling_rate
 
     def dimension(self, stage: str) -> int:
         """Length of the vector of ``stage``. Raises LocalProtocolError for a stage that is not this
@@ -87,9 +102,17 @@ class Trainer:
         """
         return dimension(self._manifest, stage)
 
-    def initial_parameters(self) -> NDArray[np.float64]:
-        """What training starts from: the same vector at every member."""
-        return self.model.initial(self._manifest.digest)
+    def initial_parameters(self, statistics: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """What training starts from: the same vector at every member with the same ``statistics``, which only
+        count if the initial values are of a model with scales of its own.
+        """
+        drawn = self.model.initial(self._manifest.digest)
+        if self._initial is not None:
+            scaled = None if statistics is None else scaling(self._manifest, statistics)
+            drawn = start_values(self.model.layout, drawn, self._initial, scaled)
+            limit = self._manifest.training.parameter_limit
+            np.clip(drawn, -limit, limit, out=drawn)
+        return drawn[~self.model.private]
 
     def statistics(self) -> NDArray[np.float64]:
         """What the training records add to the sum of stage statistics."""
@@ -107,20 +130,27 @@ class Trainer:
 
         Raises ManifestProblem if training diverged.
         """
-        model = parameters.copy()
+        self.left_out, self.learnt_private = 0, None
         if not train:
-            return model
+            return parameters.copy()
+        start = self.whole(parameters)
+        model = start.copy()
         spec = self._manifest.training
         kept = 1 - spec.learning_rate * spec.weight_decay
+        back = spec.learning_rate * spec.proximal
         with np.errstate(over="ignore", invalid="ignore"):
             for _ in range(spec.local_steps):
                 step = self._step(model, statistics)
+                led = back * (model - start) if back else 0.0
                 model *= kept
                 model -= spec.learning_rate / spec.expected_batch * step
+                model -= led
         if not np.isfinite(model).all():
             raise ManifestProblem(
                 "training diverged", "a lower training.learning_rate needs another federation"
             )
+        if self._manifest.model.private:
+            self.learnt_private, model = model[self.model.private], model[~self.model.private]
         return self._clipped_update(parameters, model) if self._by_organisation else model
 
     def _clipped_update(self, start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,9 +167,9 @@ class Trainer:
     def evaluation(
         self, parameters: NDArray[np.float64], statistics: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """What the test records add to the sum of stage evaluation: (correct, total, loss)."""
+        """What the test records add to the sum of stage evaluation, see :mod:`.metrics`."""
         result = self.evaluate(parameters, statistics)
-        sums = np.array([result.correct, result.total, result.loss])
+        sums = np.array(result.sums)
         return sums / result.total if self._by_organisation and result.total else sums
 
     def evaluate(
@@ -149,18 +179,15 @@ class Trainer:
         not to be sent.
         """
         table = self._test if table is None else table
+        task, sums = self._manifest.task, np.zeros(self.dimension("evaluation"))
         if table is None:
-            return Evaluation(0.0, 0.0, 0.0)
-        sums = np.zeros(2)
+            return Evaluation.of(self._manifest, sums)
         for start in range(0, len(table), self.model.block):
             part = slice(start, start + self.model.block)
             some = Table(table.features[part], table.labels[part])
-            correct, losses = self.objective.measured(
-                self._outputs(parameters, statistics, some), some.labels
-            )
-            bounded = np.nan_to_num(np.minimum(losses, LOSS_CAP), nan=LOSS_CAP)
-            sums += correct.sum(), bounded.sum()
-        return Evaluation(float(sums[0]), float(len(table)), float(sums[1]))
+            outputs = self._outputs(parameters, statistics, some)
+            sums += summed(task, outputs, some.labels, *self.objective.measured(outputs, some.labels))
+        return Evaluation.of(self._manifest, sums)
 
     def predict(
         self, parameters: NDArray[np.float64], statistics: NDArray[np.float64], table: Table
@@ -170,6 +197,23 @@ class Trainer:
         """
         return self.objective.predicted(self._outputs(parameters, statistics, table))
 
+    def mean_gradient(
+        self, vector: NDArray[np.float64], statistics: NDArray[np.float64], chosen: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """Of the ``chosen`` training records, one or more, at ``vector``, a :meth:`whole` one. Not noised and
+        not clipped: not to be sent.
+        """
+        inputs, labels = self._train_inputs(statistics, chosen), self._train.labels[chosen]
+        return self.model.summed_gradient(vector, inputs, labels, math.inf) / len(labels)
+
+    def whole(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        """All that is trained, as the model has it: ``parameters``, with the private layers in place."""
+        if not self._manifest.model.private:
+            return parameters
+        vector = np.empty(self.model.dimension)
+        vector[self.model.private], vector[~self.model.private] = self.private, parameters
+        return vector
+
     @property
     def _by_organisation(self) -> bool:
         return self._manifest.privacy.mode == "organisation"
@@ -177,7 +221,7 @@ class Trainer:
     def _outputs(
         self, parameters: NDArray[np.float64], statistics: NDArray[np.float64], table: Table
     ) -> NDArray[np.float64]:
-        return self.model.outputs(parameters, self._inputs_of(table, statistics))
+        return self.model.outputs(self.whole(parameters), self._inputs_of(table, statistics))
 
     def _inputs_of(self, table: Table, statistics: NDArray[np.float64]) -> NDArray[np.generic]:
         """What the model sees of ``table``."""
@@ -194,6 +238,7 @@ class Trainer:
         inputs, labels = self._train_inputs(statistics, chosen), self._train.labels[chosen]
         clip_norm = privacy.clip_norm if privacy.mode in ("distributed", "local") else math.inf
         total = self.model.summed_gradient(parameters, inputs, labels, clip_norm)
+        self.left_out += self.model.left_out
         if self._step_noise is None or self._noise is None:
             return total
         return self._step_noise.apply(total, self._noise)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from p2pfl.gossip.manifest import ImageTask, TabularTask, TaskSpec, TextTask
+from p2pfl.gossip.manifest import ImageTask, OutsideTask, PluginTask, TabularTask, TaskSpec, TextTask
 from p2pfl.node.errors import DataError
 from p2pfl.node.privacy import MAX_RECORDS
 from p2pfl.node.training.images import load_unlabelled_pictures
 from p2pfl.node.training.rows import open_rows
-from p2pfl.node.training.table import Table
+from p2pfl.node.training.table import Table, load_table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,7 +18,7 @@ class Unlabelled:
     """``rows`` as in the file, or the names of pictures; ``whole``: whether a row has all that the model
     needs.
 
-    ``table`` has the whole rows, in order; its labels are all 0 and mean nothing.
+    ``table`` has the whole rows, in order; its labels mean nothing.
     """
 
     header: tuple[str, ...]
@@ -40,6 +40,13 @@ def load_unlabelled(path: Path, task: TaskSpec) -> Unlabelled:
             names, pictures = load_unlabelled_pictures(path, task, MAX_RECORDS)
             table = Table(pictures, np.zeros(len(pictures), np.int64))
             return Unlabelled(("picture",), tuple((name,) for name in names), (True,) * len(names), table)
+        case PluginTask():
+            table = load_table(path, task)
+            numbers = tuple((str(number + 1),) for number in range(len(table)))
+            return Unlabelled(("record",), numbers, (True,) * len(numbers), table)
+        case OutsideTask():
+            hint = "predict where the model is trained"
+            raise DataError(f"{path}: this federation's records are read outside p2pfl", hint)
         case TextTask():
             hint = "measure it on text of your own with `p2pfl evaluate`"
             raise DataError(f"{path}: a character model has nothing to predict for a whole record", hint)

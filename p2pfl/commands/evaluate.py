@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from p2pfl.gossip.manifest import Manifest
-    from p2pfl.node.training.trainer import Evaluation
+    from p2pfl.node.training.metrics import Evaluation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,6 @@ def run(options: argparse.Namespace) -> int:
     """Print how right and how wrong it is."""
     from p2pfl.applied import AppliedModel
     from p2pfl.node.errors import UsageError
-    from p2pfl.node.training.objectives import objective
     from p2pfl.node.training.table import load_table
     from p2pfl.opened import opened_state
 
@@ -42,37 +41,42 @@ def run(options: argparse.Namespace) -> int:
         model = AppliedModel.load(state, options.model)
         table = load_table(path, manifest.task)
         result = model.evaluate(table)
-    unit = objective(manifest.task, manifest.model).unit
+        own = AppliedModel.personal(state) if options.model is None else None
+        personal = None if own is None else own.evaluate(table)
     if options.json:
-        found = {
-            "round": model.round,
-            "dropped": table.dropped,
-            "mean_loss": unit * result.loss / result.total,
-        }
-        print(json.dumps(result.as_dict() | found, indent=1))
+        found = {"round": model.round, "dropped": table.dropped}
+        beside = {} if personal is None else {"personal": personal.as_dict()}
+        print(json.dumps(result.as_dict() | found | beside, indent=1))
         return 0
-    for line in _lines(manifest, result, unit):
+    for line in _lines(manifest, result):
         print(line)
     if table.dropped:
         print(f"left out: {table.dropped} {manifest.task.left_out}")
     print(f"model: {options.model if model.round is None else f'of round {model.round}'}")
+    for line in () if personal is None else _lines(manifest, personal):
+        print(f"personal {line}")
     return 0
 
 
-def _lines(manifest: "Manifest", result: "Evaluation", unit: float) -> list[str]:
+def _lines(manifest: "Manifest", result: "Evaluation") -> list[str]:
     """How good the model is, in the task's own terms."""
-    from p2pfl.gossip.manifest import TabularTask, TextTask
+    from p2pfl.gossip.manifest import TextTask
 
-    task, loss = manifest.task, unit * result.loss / result.total
-    if isinstance(task, TabularTask) and task.is_regression:
-        error = (1 - result.accuracy) * (task.high - task.low)
-        return [
-            f"mean absolute error: {error:.6g} ({result.total:.0f} records)",
-            f"root mean squared error: {math.sqrt(loss):.6g}",
-        ]
-    if isinstance(task, TextTask):
-        foreseen = f"characters foreseen: {result.accuracy:.4f} of each of {result.total:.0f} records"
+    figures, count = result.figures, f"{result.total:.0f} records"
+    if isinstance(manifest.task, TextTask):
+        loss = figures["mean_loss"]
+        foreseen = f"characters foreseen: {result.accuracy:.4f} of each of {count}"
         return [foreseen, f"mean loss: {loss:.4f} nats, {loss / math.log(2):.4f} bits a character"]
-    counts = f"{result.correct:.0f} of {result.total:.0f} records"
-    measure = "hinge" if manifest.model.kind == "svm" else "nats"
-    return [f"accuracy: {result.accuracy:.4f} ({counts})", f"mean loss: {loss:.4f} {measure}"]
+    (first, found), *others = figures.items()
+    if first == "accuracy":
+        count = f"{found * result.total:.0f} of {count}"
+    lines = [f"{named(first, found)} ({count})", *(named(name, figure) for name, figure in others)]
+    if "mean_loss" in figures:
+        lines[-1] += " hinge" if manifest.model.kind == "svm" else " nats"
+    return lines
+
+
+def named(name: str, figure: float) -> str:
+    """A figure of an evaluation for people: errors are in units of what is predicted, all else about 1."""
+    words = {"auc": "AUC", "r2": "R²"}.get(name, name.replace("_", " "))
+    return f"{words}: {figure:.6g}" if name.endswith("_error") else f"{words}: {figure:.4f}"

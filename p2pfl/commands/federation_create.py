@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,15 +27,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the manifest to write (default: FILE.manifest, beside the TOML)",
     )
+    parser.add_argument(
+        "--backbone",
+        metavar="FILE",
+        type=Path,
+        help="the safetensors file with the model's frozen layers; every member needs it, too",
+    )
+    parser.add_argument(
+        "--initial",
+        metavar="FILE",
+        type=Path,
+        help="the safetensors file with the values that training starts from, such as `p2pfl export` writes;"
+        " every member needs it, too",
+    )
+    parser.add_argument(
+        "--after",
+        metavar="MANIFEST",
+        type=Path,
+        action="append",
+        default=[],
+        help="an earlier federation of the same members' records: epsilon counts both, so there is more noise"
+        " (may be repeated)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the manifest; print its id."""
     from p2pfl.explain import explain
     from p2pfl.gossip.manifest import canonical_bytes
+    from p2pfl.gossip.model_layers import Parts
+    from p2pfl.node.declared_file import digest_of_file, read_backbone, read_initial
     from p2pfl.node.manifest_file import read_manifest_toml
 
-    manifest = _with_noise(read_manifest_toml(options.file))
+    files = (options.backbone, options.initial)
+    manifest = read_manifest_toml(
+        options.file, *("" if file is None else digest_of_file(file) for file in files)
+    )
+    for file, read in zip(files, (read_backbone, read_initial), strict=True):
+        if file is not None and isinstance(manifest.model, Parts):
+            read(file, manifest.model, manifest.task.features)
+    manifest = _with_noise(_with_plugin(manifest), options.after)
     out: Path = options.out or options.file.with_suffix(".manifest")
     _write_once(out, canonical_bytes(manifest))
     print(manifest.federation_id)
@@ -46,15 +79,41 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _with_noise(manifest: "Manifest") -> "Manifest":
-    """``manifest`` with the noise that its promise needs; if it brings its own, that must be enough."""
+def _with_plugin(manifest: "Manifest") -> "Manifest":
+    """``manifest`` with the size of its plug-in's model; if it brings its own, that must be right."""
+    from p2pfl.gossip.manifest import ManifestError, PluginTask
     from p2pfl.node.errors import ManifestProblem
+
+    if not isinstance(manifest.task, PluginTask):
+        return manifest
+    note(f"asking plug-in {manifest.task.name} for its model")
+    from p2pfl.node.training.own_models import asked, own_model
+
+    own_model(manifest)
+    try:
+        return replace(manifest, model=asked(manifest.task))
+    except ManifestError as error:
+        raise ManifestProblem(f"plug-in {manifest.task.name}: {error}", "give it a smaller model") from None
+
+
+def _with_noise(manifest: "Manifest", after: Sequence[Path]) -> "Manifest":
+    """``manifest`` with the noise that its promise needs ``after`` other federations; if it brings its own,
+    that must be enough.
+    """
+    from p2pfl.node.carried import require_countable
+    from p2pfl.node.errors import ManifestProblem
+    from p2pfl.node.manifest_file import read_manifest
+    from p2pfl.node.outlook import planned_mechanisms
     from p2pfl.node.privacy import calibrated
     from p2pfl.planning import check_promise
 
-    privacy = manifest.privacy
+    privacy, earlier = manifest.privacy, [read_manifest(path) for path in after]
+    before = []
+    for one in earlier:
+        require_countable(manifest, one, planned := planned_mechanisms(one))
+        before += planned
     if privacy.calibrated:
-        check_promise(manifest)
+        check_promise(manifest, before)
         return manifest
     given = (
         privacy.noise_multiplier,
@@ -65,7 +124,7 @@ def _with_noise(manifest: "Manifest") -> "Manifest":
         what = "privacy.noise_multiplier: some of the three noise multipliers are given, but not all"
         raise ManifestProblem(what, "leave all three out: they are computed from epsilon and delta")
     note("computing the noise")
-    return calibrated(manifest)
+    return calibrated(manifest, before)
 
 
 def _write_once(path: Path, data: bytes) -> None:

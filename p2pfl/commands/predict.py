@@ -59,11 +59,17 @@ def run(options: argparse.Namespace) -> int:
 
 def _told(manifest: "Manifest", predicted: "NDArray[np.float64]") -> tuple[tuple[str, ...], Cells]:
     """Names of the columns to add, and their cells for every prediction."""
-    from p2pfl.gossip.manifest import TabularTask, TextTask
+    from p2pfl.gossip.manifest import OutsideTask, PluginTask, TabularTask, TextTask
 
     task, certain = manifest.task, "margin" if manifest.model.kind == "svm" else "probability"
-    if isinstance(task, TextTask):
-        raise AssertionError("text has no predictions of its own")  # load_unlabelled has refused it
+    if isinstance(task, TextTask | OutsideTask):
+        raise AssertionError("no predictions of their own")  # load_unlabelled has refused them
+    if isinstance(task, PluginTask):
+        from p2pfl.node.training.plugins import column_names
+
+        return column_names(task, predicted.shape[1]), [
+            [f"{value:.6g}" for value in row] for row in predicted
+        ]
     if isinstance(task, TabularTask) and task.is_regression:
         return ("value",), [[f"{value:.6g}"] for value in predicted]
     if task.outputs == 1:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from p2pfl.commands import privacy_plan
+from p2pfl.commands import privacy_attack, privacy_plan
 from p2pfl.node.errors import UsageError
 
 if TYPE_CHECKING:
     from p2pfl.gossip.manifest import Manifest
     from p2pfl.node.accountant import Spent
+    from p2pfl.node.carried import Carried
     from p2pfl.releases import Release
 
 
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     privacy_plan.add_arguments(plan)
     plan.set_defaults(run=privacy_plan.run, parser=plan)
+    attack = commands.add_parser(
+        "attack", help="guess who was in the data, and bound epsilon from below", allow_abbrev=False
+    )
+    privacy_attack.add_arguments(attack)
+    attack.set_defaults(run=privacy_attack.run, parser=attack)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -90,7 +96,8 @@ class _Planned:
 @dataclass(frozen=True, slots=True)
 class _Spent:
     """What a node has spent. ``latest``: epsilon of the last round that cost anything, by itself. ``end``: if
-    the rounds to come are as planned, of which ``without`` will be without this node's records.
+    the rounds to come are as planned, of which ``without`` will be without this node's records. ``voted``:
+    whether the members voted to end before. ``carried``: from earlier federations, each with what that cost.
     """
 
     manifest: "Manifest"
@@ -100,6 +107,8 @@ class _Spent:
     end: "Spent"
     without: int
     rungs: "Sequence[tuple[int, Spent]]"
+    voted: bool
+    carried: "Sequence[tuple[Carried, Spent]]"
     list_all: bool
 
     def as_dict(self) -> dict[str, object]:
@@ -116,6 +125,16 @@ class _Spent:
             "epsilon_at_the_end": _finite(self.end.pld),
             "epsilon_rdp_at_the_end": _finite(self.end.rdp),
             "rounds_without_records": self.without,
+            "ended_by_vote": self.voted,
+            "carried": [
+                {
+                    "federation": one.federation.hex(),
+                    "name": one.name,
+                    "epsilon": _finite(cost.pld),
+                    "epsilon_rdp": _finite(cost.rdp),
+                }
+                for one, cost in self.carried
+            ],
             "releases": [release.as_dict() for release in self.releases],
         }
 
@@ -126,6 +145,8 @@ class _Spent:
             return
         yield _epsilon(self.manifest, "spent", self.total)
         yield _COLUMNS
+        for one, cost in self.carried:
+            yield _row(f"carried over from {one.federation.hex()[:12]}…", cost) + f"  ({one.name})"
         if self.latest is not None:
             release, cost = self.latest
             yield _row(f"the last round, {release.round} ({release.stage})", cost)
@@ -133,6 +154,9 @@ class _Spent:
         yield _row("at the planned end", self.end)
         if self.without:
             yield f"the budget will end first: {self.without} rounds will be without this node's records"
+        if self.voted:
+            yield "a vote has ended the federation: what holds is epsilon at the planned end, because when to"
+            yield "  stop was read off what had been released, and the figure so far knows nothing of that"
         yield from _ladder(self.manifest.groups.colluders, self.rungs)
         yield "the ladder is for the groups that there were;"
         yield _STOPS
@@ -200,7 +224,8 @@ def _finite(epsilon: float) -> float | None:
 def _planned(path: Path) -> _Planned:
     from p2pfl.node.accountant import epsilon
     from p2pfl.node.manifest_file import read_manifest
-    from p2pfl.planning import planned_ladder, planned_mechanisms
+    from p2pfl.node.outlook import planned_mechanisms
+    from p2pfl.planning import planned_ladder
 
     manifest = read_manifest(path)
     total = epsilon(planned_mechanisms(manifest), manifest.privacy.delta)
@@ -209,22 +234,27 @@ def _planned(path: Path) -> _Planned:
 
 def _spent(path: Path, list_all: bool) -> _Spent:
     from p2pfl.node.accountant import epsilon, ladder
+    from p2pfl.node.outlook import outlook
+    from p2pfl.node.programme import voted_to_end
     from p2pfl.opened import opened_state
-    from p2pfl.planning import outlook
-    from p2pfl.releases import releases
+    from p2pfl.releases import carried_releases, releases
 
     with opened_state(path) as state:
         manifest, delta = state.manifest, state.manifest.privacy.delta
         charges, outcomes, mechanisms = state.store.charges(), state.store.rounds(), state.store.mechanisms()
-        listed, ahead = releases(manifest, charges, outcomes), outlook(manifest, charges, outcomes)
+        place, carried = state.store.place, state.store.carried()
+        listed = releases(manifest, charges, outcomes)
+        ahead = outlook(manifest, charges, outcomes, place, carried)
         paid = [(one, one.mechanism) for one in listed if one.mechanism is not None]
         return _Spent(
             manifest,
-            listed,
+            [*carried_releases(carried), *listed],
             (paid[-1][0], epsilon([paid[-1][1]], delta)) if paid else None,
             epsilon(mechanisms, delta),
             epsilon(ahead.mechanisms, delta),
             ahead.without_records,
             ladder(mechanisms, delta),
+            place is not None and voted_to_end(manifest, place),
+            [(one, epsilon(one.mechanisms, delta)) for one in carried],
             list_all,
         )

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sampling.add_argument("--rate", metavar="Q", type=float, help="training.sampling_rate")
     parser.add_argument(
+        "--evaluate-every", metavar="E", type=int, default=0, help="evaluation.every (default: 0, at the end)"
+    )
+    parser.add_argument(
         "--features", metavar="F", type=int, default=20, help="of the made-up records (default: 20)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -77,6 +80,7 @@ def _plan(terms: "Sequence[Terms]", features: int) -> "_Plan":
 
 def _terms(options: argparse.Namespace) -> "list[Terms]":
     """What was asked for, in every mode that has an epsilon. Raises UsageError if it makes no sense."""
+    from p2pfl.gossip.evaluation_spec import EvaluationSpec
     from p2pfl.planning import Terms
 
     _require(0 < options.epsilon <= 1000, "--epsilon must be above 0 and at most 1000")
@@ -86,10 +90,13 @@ def _terms(options: argparse.Namespace) -> "list[Terms]":
     rate = options.batch / options.records if options.rate is None else options.rate
     name = "--batch / --records" if options.rate is None else "--rate"
     _require(0 < rate <= 1, f"{name} must be above 0 and at most 1")
+    every = options.evaluate_every
+    _require(0 <= every < options.rounds, "--evaluate-every must be at least 0 and below --rounds")
     groups = _groups(options)
     least = f"at least {groups.minimum} for groups that hide a member from {options.colluders} colluding"
     _require(options.members >= groups.minimum, f"--members must be {least}")
-    sizes = (options.records, options.rounds, rate, options.members, groups)
+    evaluations = EvaluationSpec(every).between(options.rounds)
+    sizes = (options.records, options.rounds, rate, options.members, groups, evaluations)
     return [Terms(kind, options.epsilon, options.delta, *sizes) for kind in _KINDS]
 
 

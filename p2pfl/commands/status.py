@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from p2pfl.opened import State
 
 
+_SHOWN = 8
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``p2pfl status``."""
     parser.description = (
         "Say whether the node runs, which round it is in, what it has spent of its privacy budget and will"
-        " have at the planned end, where its model is, who is excluded because its signed messages"
-        " contradict each other, and what else was done against the protocol. Reads the state directory"
-        " only; the node may be running meanwhile."
+        " have at the planned end, where its model is, how good the federation has found it, why the"
+        " federation ended if it has, who is excluded because its signed messages contradict each other, and"
+        " what else was done against the protocol. Reads the state directory only; the node may be running"
+        " meanwhile."
     )
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the node's TOML")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -46,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
 class _Report:
     """``said``: what the node last wrote about itself. ``evidence``: (peer, what it did, messages kept).
     ``excluded``: (peer, what it did, since when: a date and time in UTC). ``saturated``: how many of this
-    node's values were beyond the encoding's limit, in each round in which any were. ``end``: epsilon at the
+    node's values were beyond the encoding's limit, in each round in which any were. ``left_out``: how often a
+    gradient of its records was not finite, likewise. ``end``: epsilon at the
     planned end; None if there is none, or it is infinite.
     """
 
@@ -57,12 +62,18 @@ class _Report:
     evidence: Sequence[tuple[str, str, int]]
     excluded: Sequence[tuple[str, str, str]]
     saturated: Sequence[int]
+    left_out: Sequence[int]
     end: float | None
 
     def as_dict(self) -> dict[str, object]:
         kept = [{"peer": peer, "kind": kind, "messages": count} for peer, kind, count in self.evidence]
         out = [{"peer": peer, "kind": kind, "since": since} for peer, kind, since in self.excluded]
-        cut = {"saturated_values": sum(self.saturated), "saturated_rounds": len(self.saturated)}
+        cut = {
+            "saturated_values": sum(self.saturated),
+            "saturated_rounds": len(self.saturated),
+            "left_out_gradients": sum(self.left_out),
+            "left_out_rounds": len(self.left_out),
+        }
         now = {"running": self.running, "epsilon_at_the_end": self.end}
         return {**asdict(self.said), **now, "evidence": kept, "excluded": out, **cut}
 
@@ -78,12 +89,22 @@ class _Report:
             f"rounds: {said.training_completed} of {said.rounds_total} in training,"
             f" {said.completed} completed in all, {said.skipped} skipped{skip}"
         )
+        if said.idle:
+            yield alarm(f"training: none here in the last training round: {said.idle}")
         yield f"epsilon: {self._epsilon()}"
         yield f"model: {said.model or 'none yet'}"
+        yield from self._evaluations()
+        if said.ended:
+            yield f"ended: {said.ended}"
         if self.saturated:
             yield alarm(
                 f"saturated: {sum(self.saturated)} values of this node in {len(self.saturated)} rounds were"
                 " beyond training.parameter_limit and were cut"
+            )
+        if self.left_out:
+            yield alarm(
+                f"left out: {sum(self.left_out)} gradients of this node's records in {len(self.left_out)}"
+                " rounds were not finite: these records taught nothing"
             )
         for peer, kind, since in self.excluded:
             who = f"{peer} (this node)" if peer == said.peer else peer
@@ -92,6 +113,22 @@ class _Report:
             yield "evidence: none"
         for peer, kind, count in self.evidence:
             yield alarm(f"evidence: {peer}: {one_line(kind)} ({count} signed messages kept)")
+
+    def _evaluations(self) -> Iterator[str]:
+        from p2pfl.commands.evaluate import named
+
+        history = self.said.evaluations
+        if len(history) > _SHOWN:
+            yield f"evaluations: {len(history)}, of which the last {_SHOWN}:"
+        for measured in history[-_SHOWN:]:
+            figures = dict(measured)
+            round, members, total = (figures.pop(name, None) for name in ("round", "members", "total"))
+            if total is None:
+                said, who = "does not count, too few records are in it", f"{members} members"
+            else:
+                said = ", ".join(named(name, figure) for name, figure in figures.items())
+                who = f"{total:.0f} records of {members} members"
+            yield f"evaluation in round {round}: {said} ({who})"
 
     def _epsilon(self) -> str:
         said = self.said
@@ -113,21 +150,23 @@ def _look(state: "State") -> _Report:
         (str(exclusion.accusation.accused), exclusion.accusation.kind, _moment(exclusion.since))
         for exclusion in state.store.exclusions()
     ]
-    saturated = [outcome.saturated for outcome in state.store.rounds() if outcome.saturated]
+    outcomes = state.store.rounds()
+    saturated = [outcome.saturated for outcome in outcomes if outcome.saturated]
+    left_out = [outcome.left_out for outcome in outcomes if outcome.left_out]
     name, federation = state.manifest.name, state.manifest.federation_id
     running, end = is_locked(state.config.state), _planned_end(state)
-    return _Report(name, federation, running, found, kept, excluded, saturated, end)
+    return _Report(name, federation, running, found, kept, excluded, saturated, left_out, end)
 
 
 def _planned_end(state: "State") -> float | None:
     """Epsilon when the programme is over; None if the mode promises none, or it is infinite."""
     from p2pfl.node.accountant import epsilon
-    from p2pfl.planning import outlook
+    from p2pfl.node.outlook import outlook
 
     manifest, store = state.manifest, state.store
     if manifest.privacy.mode == "none":
         return None
-    ahead = outlook(manifest, store.charges(), store.rounds())
+    ahead = outlook(manifest, store.charges(), store.rounds(), store.place, store.carried())
     end = epsilon(ahead.mechanisms, manifest.privacy.delta).pld
     return end if math.isfinite(end) else None
 

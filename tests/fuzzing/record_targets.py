@@ -24,15 +24,21 @@ from p2pfl.gossip.manifest import (
     ImageTask,
     Manifest,
     ManifestError,
+    OutsideModel,
+    OutsideTask,
+    PluginModel,
+    PluginTask,
     PrivacySpec,
     SequenceModel,
     TabularTask,
+    Tensor,
     TextTask,
     TimingSpec,
     TrainingSpec,
     canonical_bytes,
     decode_manifest_untrusted,
 )
+from p2pfl.gossip.own_spec import IntegerArgument, NumberArgument, TextArgument
 from p2pfl.gossip.tickets import PREFIX, TicketError, issue, parse_ticket_untrusted
 from p2pfl.node.admission import Greeting
 from p2pfl.node.catch_up import Summary
@@ -58,6 +64,11 @@ _MANIFEST: Final = Manifest(
     GroupSpec(),
     TimingSpec(),
     7,
+)
+_ARGUMENTS: Final = (
+    IntegerArgument("integer", "a", 3),
+    NumberArgument("number", "b", 0.5),
+    TextArgument("text", "c", "x"),
 )
 _MANIFESTS: Final = (
     _MANIFEST,
@@ -88,6 +99,14 @@ _MANIFESTS: Final = (
         model=SequenceModel("transformer", 8, (5,), 6, 2, 4),
     ),
     replace(_MANIFEST, task=TextTask("text", "ab", 3, "chunk"), model=SequenceModel("gru", 4, (3,), 2)),
+    replace(_MANIFEST, task=PluginTask("plugin", "p", "1.0", _ARGUMENTS), model=PluginModel("plugin", 9, 2)),
+    replace(
+        _MANIFEST,
+        task=OutsideTask("outside", _ARGUMENTS),
+        model=OutsideModel("outside", (Tensor("w", (2, 3)), Tensor("b", (), "ones"))),
+        training=TrainingSpec(60, 1.0, 1.0, 1.0),
+        privacy=replace(_MANIFEST.privacy, mode="organisation"),
+    ),
 )
 _DIMENSIONS: Final = (2, 3)
 

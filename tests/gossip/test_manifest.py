@@ -19,6 +19,7 @@ from p2pfl.gossip.manifest import (
     MAX_COLUMNS,
     Column,
     DenseModel,
+    EvaluationSpec,
     GroupSpec,
     Manifest,
     ManifestError,
@@ -193,6 +194,11 @@ WRONG = [
     ("expected_batch = 40", "expected_batch = 40\nparameter_limit = 0", "training.parameter_limit"),
     ("expected_batch = 40", "expected_batch = 40\nparameter_limit = 2e9", "training.parameter_limit"),
     ("expected_batch = 40", "expected_batch = 40\nparameter_limit = 1e9", "training.parameter_limit"),
+    ("expected_batch = 40", "expected_batch = 40\nmomentum = 1", "training.momentum"),
+    ("expected_batch = 40", "expected_batch = 40\nmomentum = -0.1", "training.momentum"),
+    ("expected_batch = 40", "expected_batch = 40\nmomentum = nan", "training.momentum"),
+    ("expected_batch = 40", "expected_batch = 40\nproximal = 0.1", "training.proximal"),
+    ("expected_batch = 40", "expected_batch = 40\nproximal = -1", "training.proximal"),
     ('mode = "distributed"', "", "privacy.mode"),
     ('mode = "distributed"', 'mode = "off"', "privacy.mode"),
     ('mode = "distributed"', 'mode = "none"', "privacy.epsilon"),
@@ -477,10 +483,12 @@ def test_the_documented_example_is_a_manifest_with_every_field_in_it() -> None:
     manifest = from_toml(example)
     assert manifest.privacy.calibrated
     written = set(re.findall(r"^(\w+) = ", example, re.M))
-    records = (Manifest, TabularTask, Column, DenseModel, TrainingSpec, PrivacySpec, GroupSpec, TimingSpec)
-    sections = {"task", "model", "training", "privacy", "groups", "timing", "columns"}
+    records: tuple[type, ...] = (Manifest, TabularTask, Column, DenseModel, TrainingSpec, PrivacySpec)
+    records += (GroupSpec, TimingSpec, EvaluationSpec)
+    sections = {"task", "model", "training", "privacy", "groups", "timing", "columns", "evaluation"}
     elsewhere = {"classes", "class_weights", "unknown"}  # docs/tasks.md
     from_the_task = {"outputs"}
+    elsewhere |= {"backbone", "train", "rank", "private", "initial"}
     known = {field.name for record in records for field in fields(record)}
     assert written == known - sections - elsewhere - from_the_task
 
@@ -489,7 +497,7 @@ def test_documented_defaults_are_the_defaults() -> None:
     [example] = re.findall(r"```toml\n(.*?)```", GUIDE, re.S)
     full = from_toml(example)
     optional = (
-        r"^(seed|missing|local_steps|ring_bits|parameter_limit|weight_decay|clip_norm|topology|schedule|size|minimum|colluders|epoch_rounds|\w+_seconds"
+        r"^(seed|missing|local_steps|ring_bits|parameter_limit|weight_decay|proximal|momentum|clip_norm|topology|schedule|size|minimum|colluders|epoch_rounds|\w+_seconds"
         r'|kind = "tabular")'
     )
     short = from_toml("\n".join(line for line in example.splitlines() if not re.match(optional, line)))

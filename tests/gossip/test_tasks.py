@@ -21,6 +21,8 @@ from p2pfl.gossip.manifest import (
     Manifest,
     ManifestError,
     ModelSpec,
+    OutsideTask,
+    PluginTask,
     SequenceModel,
     TabularTask,
     TaskSpec,
@@ -213,7 +215,13 @@ def test_whatever_a_peer_declares_is_counted_before_it_is_made(data: st.DataObje
 
 def test_no_declared_field_escapes_its_bound() -> None:
     """Each number of each record, set to absurd values one at a time, is refused or harmless."""
-    for manifest in (agreed(DIGITS, CNN), agreed(TEXT, GRU), agreed(THREE, 'kind = "mlp"\nhidden = [3]')):
+    parts = [agreed(DIGITS, CNN + ADAPTERS), agreed(THREE, 'kind = "mlp"\nhidden = [3]\nprivate = ["head"]')]
+    for manifest in (
+        agreed(DIGITS, CNN),
+        agreed(TEXT, GRU),
+        agreed(THREE, 'kind = "mlp"\nhidden = [3]'),
+        *parts,
+    ):
         for section in ("task", "model"):
             record: TaskSpec | ModelSpec = getattr(manifest, section)
             for field in fields(record):
@@ -228,8 +236,67 @@ def _harmless(manifest: Manifest, section: str, name: str, value: object) -> Non
         changed = decode_manifest_untrusted(pack(outer))
     except ManifestError:
         return
-    assert changed.model.parameters(changed.task.features) <= MAX_PARAMETERS
+    assert 0 < changed.model.parameters(changed.task.features) <= MAX_PARAMETERS
+    assert changed.model.allocated(changed.task.features) <= MAX_PARAMETERS
     assert changed.model.activations(changed.task.features) <= MAX_ACTIVATIONS
+
+
+# -- what is frozen, and what is private
+BACKBONE = f'backbone = "{"0f" * 32}"\n'
+ADAPTERS = BACKBONE + 'train = "adapters"\nrank = 2\n'
+HEAD = BACKBONE + 'train = "head"\n'
+NORMS = CNN + "norm_groups = 2\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "parameters"),
+    [
+        (DIGITS, CNN + HEAD, 6 * 3),
+        (DIGITS, CNN + ADAPTERS, 2 * (4 + 25) + 2 * (6 + 100) + 2 * (5 + 168) + 6 * 3),
+        (TEXT, GRU + HEAD, 7 * 5),
+        (TEXT, GRU + ADAPTERS, 2 * 2 * (18 + 6) + 7 * 5),
+        (TEXT, GRU + ADAPTERS + 'private = ["head"]', 2 * 2 * (18 + 6)),
+        (DIGITS, NORMS + 'private = ["norms"]', 26 * 4 + 101 * 6 + 169 * 5 + 6 * 3),
+        (DIGITS, CNN + 'private = ["filters.1", "head"]', 26 * 4 + 169 * 5),
+    ],
+)
+def test_only_what_is_trained_and_shared_is_averaged(task: str, model: str, parameters: int) -> None:
+    manifest = agreed(task, model)
+    assert manifest.model.parameters(manifest.task.features) == parameters
+    assert decode_manifest_untrusted(canonical_bytes(manifest)) == manifest
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "field"),
+    [
+        (DIGITS, CNN + 'train = "head"', "model.train"),
+        (DIGITS, CNN + "rank = 2", "model.rank"),
+        (DIGITS, CNN + BACKBONE, "model.train"),
+        (DIGITS, CNN + HEAD + "rank = 2", "model.rank"),
+        (DIGITS, CNN + BACKBONE + 'train = "adapters"', "model.rank"),
+        (DIGITS, CNN + BACKBONE + 'train = "adapters"\nrank = 5', "model.rank"),
+        (DIGITS, CNN + HEAD.replace("0f", "0F"), "model.backbone"),
+        (DIGITS, CNN + HEAD.replace("0f", "0", 1), "model.backbone"),
+        (TWO, LOGISTIC + HEAD, "model.backbone"),
+        (TWO, LOGISTIC + 'private = ["head"]', "model.private"),
+        (DIGITS, CNN + 'private = ["norms"]', "model.private"),
+        (DIGITS, CNN + 'private = ["filters.2"]', "model.private"),
+        (DIGITS, CNN + 'private = ["head", "head"]', "model.private"),
+        (DIGITS, CNN + HEAD + 'private = ["filters.0"]', "model.private"),
+        (DIGITS, CNN + HEAD + 'private = ["head"]', "model.private"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(task: str, model: str, field: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        agreed(task, model)
+    assert caught.value.field == field
+
+
+def test_the_strongest_proximal_term_is_the_last_that_is_taken() -> None:
+    steps = REST.replace("rounds = 3", "rounds = 3\nlocal_steps = 2\nweight_decay = 0.5\nproximal = 1.5")
+    assert agreed(TWO, LOGISTIC, steps).training.proximal == 1.5
+    with pytest.raises(ManifestError, match=r"training\.proximal: must be at most 1 / learning_rate"):
+        agreed(TWO, LOGISTIC, steps.replace("proximal = 1.5", "proximal = 1.6"))
 
 
 # -- what was agreed on before keeps its bytes
@@ -249,13 +316,17 @@ BLOCKS = re.findall(r"```toml\n(.*?)```", GUIDE, re.S)
 
 def completed(block: str) -> Manifest:
     rest = REST if "[training]" not in block else REST.replace("[training]\n", "")
+    if '"outside"' in block:  # whose loops decide on their steps
+        rest = re.sub(r"^(learning_rate|sampling_rate|expected_batch) = .*\n", "", rest, flags=re.M)
     return from_toml(f'name = "t"\nissuers = ["{ISSUER}"]\n{block}\n{rest}')
 
 
 def test_every_documented_block_is_a_manifest() -> None:
     kinds = {type(completed(block).task) for block in BLOCKS}
-    assert kinds == {TabularTask, ImageTask, TextTask}
-    assert {completed(block).model.kind for block in BLOCKS} == {"mlp", "linear", "svm", "cnn", "transformer"}
+    assert kinds == {TabularTask, ImageTask, TextTask, PluginTask, OutsideTask}
+    assert {completed(block).model.kind for block in BLOCKS} == {
+        "mlp", "linear", "svm", "cnn", "transformer", "plugin", "outside"
+    }  # fmt: skip
 
 
 def test_every_field_is_documented() -> None:

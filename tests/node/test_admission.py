@@ -177,6 +177,14 @@ def test_the_greeting_of_one_node_is_what_another_reads(tmp_path: Path, clock: C
     assert guest.judge(OWN.peer_id, host.greeting()) is None
 
 
+def test_what_a_later_version_adds_to_a_greeting_is_ignored(clock: Clock) -> None:
+    ours = {"clock": NOW, "federation": MANIFEST.digest, "ticket": "", "versions": [1, 2]}
+    host = FederationAdmission(MANIFEST.digest, OWN.peer_id, manifest=MANIFEST, clock=clock)
+    without = {name: value for name, value in ours.items() if name != "ticket"}
+    assert "malformed" in refusal(host, MEMBER.peer_id, pack({**without, "colour": "red"}))
+    assert host.judge(MEMBER.peer_id, pack({**ours, "colour": "red"})) is None
+
+
 # -- a newcomer, before and after it has the manifest
 def test_a_newcomer_lets_in_its_federation_until_it_knows_better(clock: Clock) -> None:
     newcomer = FederationAdmission(MANIFEST.digest, OWN.peer_id, clock=clock)

@@ -23,6 +23,10 @@ state = "/var/lib/p2pfl"
 id = "hearts.manifest"
 ticket = "ticket.txt"
 
+[model]
+backbone = "backbone.safetensors"
+initial = "initial.safetensors"
+
 [network]
 listen = ["/ip4/127.0.0.1/tcp/0", "/ip6/::/tcp/4001"]
 announce = ["/dns4/p2pfl.hospital.example/tcp/443"]
@@ -69,6 +73,8 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(file: Path) -> Non
         bootstrap=(MEMBER,),
         federation=file.parent / "hearts.manifest",
         ticket=file.parent / "ticket.txt",
+        backbone=file.parent / "backbone.safetensors",
+        initial=file.parent / "initial.safetensors",
         data_train=file.parent / "train.csv",
         data_test=file.parent / "../test.csv",
         log_level="debug",
@@ -87,6 +93,8 @@ def test_defaults(tmp_path: Path) -> None:
         bootstrap=(),
         federation=None,
         ticket=None,
+        backbone=None,
+        initial=None,
         data_train=tmp_path / "d.csv",
         data_test=None,
         log_level="info",
@@ -149,7 +157,6 @@ WRONG = [
     (f'bootstrap = ["{MEMBER}"]', f'bootstrap = ["{MEMBER}x"]', "network.bootstrap"),
     (f'bootstrap = ["{MEMBER}"]', "bootstrap = [1]", "network.bootstrap"),
     (f'bootstrap = ["{MEMBER}"]', 'bootstrap = ["\\u001b[2J"]', "network.bootstrap"),
-    ('train = "train.csv"', "", "data.train"),
     ('train = "train.csv"', 'tarin = "train.csv"', "data.tarin"),
     ('level = "debug"', 'level = "loud"', "log.level"),
     ("json = true", 'json = "maybe"', "log.json"),
@@ -184,6 +191,11 @@ def test_an_unknown_key_is_answered_with_the_closest_one(file: Path) -> None:
 def test_variables_and_options_are_blamed_by_their_own_names(file: Path) -> None:
     assert refused(file, {"P2PFL_LOG_LEVEL": "loud"}).field == "P2PFL_LOG_LEVEL"
     assert refused(file, listen=["here"]).field == "--listen"
+
+
+def test_a_port_that_is_none_is_named(file: Path) -> None:
+    file.write_text(FULL.replace("/ip6/::/tcp/4001", "/ip6/::/tcp/65536"))
+    assert "no port is 65536: the largest is 65535" in refused(file).what
 
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, file: Path) -> None:

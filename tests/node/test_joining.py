@@ -44,7 +44,7 @@ def config(
 ) -> NodeConfig:
     files = (directory / "identity.key", directory / "state")
     return NodeConfig(
-        *files, (), (), bootstrap, federation, None, directory / "train.csv", None, "info", False
+        *files, (), (), bootstrap, federation, None, None, None, directory / "train.csv", None, "info", False
     )
 
 

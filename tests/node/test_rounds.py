@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from p2pfl.crypto.identity import Identity, PeerId
-from p2pfl.gossip.events import Begin, Contribute, EpochBegan, Evidence, Prepared, Waiting
+from p2pfl.gossip.events import Begin, Contribute, EpochBegan, Evidence, Prepared, Skipped, Waiting
 from p2pfl.gossip.evidence import Accusation, contradiction, without_payload
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
 from p2pfl.gossip.messages import Limits, Masked, decode_untrusted, encode
@@ -26,16 +26,18 @@ from p2pfl.node.privacy import dimension, stage_plan
 from p2pfl.node.released import Released
 from p2pfl.node.rounds import OneThread, Rounds, status_at_start
 from p2pfl.node.store import RoundOutcome, Store
-from p2pfl.node.training.trainer import Evaluation
+from p2pfl.node.training.metrics import Evaluation
 
 IDENTITY, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
 PEERS = (IDENTITY.peer_id, OTHER.peer_id)
-SUMS = (61.0, 80.0, 30.5)
+SUMS = (61.0, 80.0, 30.5, *[0.0] * 32)
 MODEL = Released(2, 1, np.array([1.0]), np.array([0.5]))
 
 
 def manifest(mode: str = "distributed") -> Manifest:
+    """Of two training rounds."""
     draft = from_toml(FEDERATION_TOML.read_text(encoding="utf-8").replace("ISSUER", IDENTITY.peer_id))
+    draft = replace(draft, training=replace(draft.training, rounds=2))
     if mode == "none":
         return replace(draft, privacy=draft.privacy.with_mode("none"))
     privacy = replace(
@@ -56,6 +58,7 @@ class Played:
     population: int = 1
     dimensions: tuple[int, int] = (1, 1)
     trained: bool = False
+    idle: str = ""
     told: list[int | None] = field(default_factory=list)
 
     def behind(self, round: int) -> bool:
@@ -75,7 +78,7 @@ class Played:
         return np.zeros(1, np.uint32)
 
     def own_evaluation(self) -> Evaluation:
-        return Evaluation(8.0, 10.0, 4.0)
+        return Evaluation.of(manifest("none"), (8.0, 10.0, 4.0, *[0.0] * 32))
 
 
 @pytest.fixture
@@ -130,6 +133,14 @@ def test_a_new_node_has_nothing_to_tell(store: Store) -> None:
     assert (status.phase, status.completed, status.epsilon, status.model) == ("starting", 0, None, "")
 
 
+def test_before_anything_is_paid_it_says_what_will_be(store: Store) -> None:
+    agreed = manifest()
+    store.bind_manifest(canonical_bytes(agreed))
+    status_at_start(IDENTITY.peer_id, agreed.digest, store).write(store.directory)
+    found = written(store)
+    assert found["epsilon"] == 0.0 < found["epsilon_at_the_end"] <= agreed.privacy.epsilon
+
+
 @pytest.mark.parametrize("evaluated", [True, False])
 def test_before_it_is_first_written_it_says_what_the_store_knows(store: Store, evaluated: bool) -> None:
     agreed = manifest()
@@ -141,10 +152,12 @@ def test_before_it_is_first_written_it_says_what_the_store_knows(store: Store, e
     spent = epsilon(store.mechanisms(), agreed.privacy.delta)
     assert (status.epsilon, status.epsilon_rdp) == (spent.pld, spent.rdp)
     assert (status.epsilon_budget, status.delta) == (agreed.privacy.epsilon, agreed.privacy.delta)
+    assert status.epsilon_at_the_end == spent.pld  # all that may come is paid by test records, who pay less
     assert [colluders for colluders, _ in status.ladder] == [1, 2, 3]
     assert status.model == str(store.model_path)
-    assert status.evaluation == (Evaluation(*SUMS).as_dict() if evaluated else {})
+    assert status.evaluation == (Evaluation.of(agreed, SUMS).as_dict() if evaluated else {})
     assert status.phase == ("done" if evaluated else "starting")
+    assert status.ended == ("all 2 training rounds are over" if evaluated else "")
 
 
 def test_mode_none_has_no_epsilon(store: Store) -> None:
@@ -173,7 +186,7 @@ def test_a_finished_node_stays_done_whatever_the_machine_says(store: Store) -> N
     run(main)
     found = written(store)
     assert found["phase"] == "done"
-    assert found["evaluation"] == Evaluation(*SUMS).as_dict()
+    assert found["evaluation"] == Evaluation.of(agreed, SUMS).as_dict()
     assert found["own_evaluation"]["accuracy"] == 0.8
     assert found["model"].endswith("model-00000002.safetensors")
 
@@ -195,7 +208,7 @@ def test_an_epsilon_that_is_out_of_date_is_not_shown(store: Store) -> None:
 
 
 # -- others
-OURS, NEWER = replace(MODEL, round=1), replace(MODEL, round=8)
+OLDER, OURS, NEWER = (replace(MODEL, round=round) for round in (0, 1, 8))
 
 
 @pytest.mark.parametrize(
@@ -207,6 +220,8 @@ OURS, NEWER = replace(MODEL, round=1), replace(MODEL, round=8)
         (3, 2, OURS, True),
         (2, 2, OURS, False),  # as many go on
         (2, 1, NEWER, True),  # and we hold it then
+        (2, 0, OLDER, True),  # we went on where they did not
+        (2, 1, OLDER, True),
     ],
 )
 def test_when_it_is_over_without_us(
@@ -236,6 +251,47 @@ def test_when_it_is_over_without_us(
 
     run(main)
     assert found == [over, False]  # never while we learn
+
+
+def test_who_skipped_a_round_asks_whether_the_others_have_ended(store: Store) -> None:
+    """Of two that saw the same, one may have missed the vote; it does not wait for them round after round."""
+    asked: list[str] = []
+
+    async def ask(peer: PeerId, name: str, body: bytes, most: int) -> bytes:
+        asked.append(name)
+        return Summary(((OURS.round, OURS.digest),), True).to_bytes()
+
+    agreed, learner = manifest("none"), Played(released=OURS)
+    prepared: list[int] = []
+    status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
+    made = (agreed, cast(Learner, learner), store, status, OneThread(), ask)
+    work = Rounds(*made, lambda: (PeerId("B"), PeerId("C")), lambda peer: None)
+
+    async def main() -> None:
+        learner.prepare = lambda round: prepared.append(round)  # type: ignore[method-assign]
+        await work.prepare(Begin(2, PEERS))
+        assert asked == []
+        await work.skipped(Skipped(2, "training", "too few", False))
+        assert await work.prepare(Begin(3, PEERS)) is None
+        await work.finish()
+
+    learner.skipped = lambda effect: None  # type: ignore[attr-defined]
+    run(main)
+    assert prepared == [2]
+    assert asked
+    assert written(store)["ended"] == "most of the members that are here say so"
+
+
+def test_the_history_of_evaluations_is_in_the_status(store: Store) -> None:
+    agreed = manifest("none")
+    trained(store, agreed, evaluated=True)
+    store.record_round(RoundOutcome(4, "evaluation", PEERS, PEERS[:1], "", True, 0))
+    status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
+    assert status.evaluations == [
+        {"round": 3, "members": 2, **Evaluation.of(agreed, SUMS).as_dict()},
+        {"round": 4, "members": 1},  # too few records in it
+    ]
+    assert status.evaluation == Evaluation.of(agreed, SUMS).as_dict()
 
 
 def test_a_newcomer_is_told_which_round_it_is_in(store: Store) -> None:

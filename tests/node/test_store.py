@@ -20,7 +20,7 @@ from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism
 from p2pfl.node.errors import StorageError
 from p2pfl.node.journal import Journal
-from p2pfl.node.released import Released
+from p2pfl.node.released import Place, Released
 from p2pfl.node.store import (
     DATABASE,
     EVIDENCE_BYTES,
@@ -78,11 +78,11 @@ def edit(directory: Path, *statements: str) -> None:
 def test_what_is_written_is_there_after_reopening(tmp_path: Path) -> None:
     fill(tmp_path)
     evaluated = RoundOutcome(4, "evaluation", PEERS, PEERS[:1], "", True, 2, SUMS)
-    skipped = RoundOutcome(5, "", (), (), "too few", False, 0)
+    skipped = RoundOutcome(5, "", (), (), "too few", False, 0, left_out=3)
     with Store.open(tmp_path, IDENTITY) as store:
-        assert store.evaluation() is None
         store.bind_manifest(canonical_bytes(manifest()))
-        store.save_released(model(3))
+        assert store.place is None
+        store.save_released(replace(model(3), vote_rounds=1, votes=0.75))
         store.remember_peer(PEERS[0], ["/ip4/127.0.0.1/tcp/1"])
         store.keep_evidence(PEERS[1], "two survivor sets", [b"one", b"two"])
         store.exclude(EXCLUSION)
@@ -95,15 +95,15 @@ def test_what_is_written_is_there_after_reopening(tmp_path: Path) -> None:
         assert store.mechanisms() == [CHARGE] * 5
         assert store.last_contribution() == 7
         assert store.rounds() == [*[outcome(round) for round in range(4)], evaluated, skipped]
-        assert store.evaluation() == SUMS
         assert store.manifest() == manifest()
         assert store.manifest_bytes() == canonical_bytes(manifest())
         assert store.peers() == {PEERS[0]: ("/ip4/127.0.0.1/tcp/1",)}
         assert store.evidence() == [(PEERS[1], "two survivor sets", (b"one", b"two"))]
         assert store.exclusions() == [EXCLUSION]
         released = store.released()
+        assert store.place == Place(3, 1, 1, 0.75)
     assert released is not None
-    assert released.digest == model(3).digest
+    assert released.digest == replace(model(3), vote_rounds=1, votes=0.75).digest
 
 
 # -- the journal

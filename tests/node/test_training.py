@@ -30,10 +30,11 @@ from p2pfl.gossip.manifest import (
 )
 from p2pfl.node.errors import ManifestProblem
 from p2pfl.node.privacy import LOSS_CAP, poisson_sample, stage_plan, step_noise
+from p2pfl.node.training.metrics import Evaluation
 from p2pfl.node.training.models import Model
 from p2pfl.node.training.preprocessing import Standardiser, statistics_of
 from p2pfl.node.training.table import Table
-from p2pfl.node.training.trainer import Evaluation, Trainer
+from p2pfl.node.training.trainer import Trainer
 
 Vector = NDArray[np.float64]
 
@@ -388,11 +389,12 @@ def test_evaluation_against_one_record_at_a_time() -> None:
     logits = [slow_logit(model, parameters, record) for record in inputs]
     losses = [slow_loss(model, parameters, *pair) for pair in zip(inputs, records.labels, strict=True)]
     result = one.evaluate(parameters, statistics)
-    assert result.correct == np.sum((np.array(logits) > 0) == (records.labels > 0))
+    assert result.sums[0] == np.sum((np.array(logits) > 0) == (records.labels > 0))
     assert result.total == 30
     assert max(losses) > LOSS_CAP
-    assert result.loss == pytest.approx(sum(min(loss, LOSS_CAP) for loss in losses))
-    assert one.evaluation(parameters, statistics).tolist() == [result.correct, result.total, result.loss]
+    assert result.sums[2] == pytest.approx(sum(min(loss, LOSS_CAP) for loss in losses))
+    assert sum(result.sums[3:]) == 30
+    assert one.evaluation(parameters, statistics).tolist() == list(result.sums)
     probabilities = [1 / (1 + math.exp(-logit)) for logit in logits]
     assert one.predict(parameters, statistics, records) == pytest.approx(probabilities)
 
@@ -400,12 +402,12 @@ def test_evaluation_against_one_record_at_a_time() -> None:
 def test_one_record_adds_at_most_the_sensitivity() -> None:
     agreed = manifest("distributed")
     one = trainer(agreed)
-    sensitivity = stage_plan(agreed, "evaluation", 3).sensitivity
+    sensitivity = stage_plan(agreed, "evaluation", 35).sensitivity
     for scale in (0.0, 1.0, 1e3):
         for label in (0.0, 1.0):
             record = Table(np.array([[2.0, 9.0, 1.0]]), np.array([label]))
             result = one.evaluate(np.full(4, scale), one.statistics(), record)
-            assert math.hypot(result.correct, result.total, result.loss) <= sensitivity
+            assert math.hypot(*result.sums) <= sensitivity
 
 
 def test_one_record_adds_exactly_the_sensitivity_to_statistics_at_worst() -> None:
@@ -422,17 +424,20 @@ def test_one_record_adds_exactly_the_sensitivity_to_statistics_at_worst() -> Non
 def test_no_test_records_add_nothing() -> None:
     agreed = manifest("distributed")
     one = Trainer(agreed, table(), None, seeded_random(b""))
-    assert one.evaluation(np.zeros(4), one.statistics()).tolist() == [0, 0, 0]
+    assert not one.evaluation(np.zeros(4), one.statistics()).any()
     assert math.isnan(one.evaluate(np.zeros(4), one.statistics()).accuracy)
 
 
 def test_accuracy_of_a_noised_evaluation_stays_within_bounds() -> None:
-    assert Evaluation(31.0, 30.0, 1.0).accuracy == 1
-    assert Evaluation(-2.0, 30.0, 1.0).accuracy == 0
-    assert math.isnan(Evaluation(3.0, -1.0, 0.0).accuracy)
-    sums = {"correct": 24.0, "total": 30.0, "loss": 9.0}
-    assert Evaluation(24.0, 30.0, 9.0).as_dict() == sums | {"accuracy": 0.8}
-    assert "accuracy" not in Evaluation(3.0, -1.0, 0.0).as_dict()
+    agreed, rest = manifest("distributed"), [0.0] * 32
+    assert Evaluation.of(agreed, [31.0, 30.0, 1.0, *rest]).accuracy == 1
+    assert Evaluation.of(agreed, [-2.0, 30.0, 1.0, *rest]).accuracy == 0
+    assert math.isnan(Evaluation.of(agreed, [3.0, -1.0, 0.0, *rest]).accuracy)
+    known = {"total": 30.0, "accuracy": 0.8, "mean_loss": 0.3}
+    assert Evaluation.of(agreed, [24.0, 30.0, 9.0, *rest]).as_dict() == pytest.approx(known)
+    assert Evaluation.of(agreed, [3.0, -1.0, 0.0, *rest]).as_dict() == {"total": -1.0}
+    with pytest.raises(ValueError, match="3 sums"):
+        Evaluation.of(agreed, [3.0, 4.0, 0.0])
 
 
 def test_dimensions_are_those_of_the_vectors() -> None:
@@ -462,7 +467,7 @@ def test_it_learns(spec: DenseModel, mode: str) -> None:
         parameters = one.contribution(parameters, statistics)
     end = one.evaluate(parameters, statistics)
     assert end.accuracy > 0.75
-    assert end.loss < 0.8 * start.loss
+    assert end.figures["mean_loss"] < 0.8 * start.figures["mean_loss"]
 
 
 @pytest.mark.slow
@@ -475,3 +480,38 @@ def test_four_hospitals_reach_the_published_accuracy() -> None:
     rows = json.loads(result.stdout)
     assert set(rows[0]) == {"name", "params", "value", "unit", "baseline", "ratio", "target", "met"}
     assert [row["met"] for row in rows if row["target"] is not None] == [True] * 4
+
+
+# -- the proximal term
+def proximal(strength: float, steps: int = 3) -> Manifest:
+    agreed = manifest("none", MLP, sampling_rate=1.0, local_steps=steps)
+    return replace(agreed, training=replace(agreed.training, proximal=strength))
+
+
+def test_without_a_proximal_term_nothing_changes() -> None:
+    plain = manifest("none", MLP, local_steps=3)
+    none = replace(plain, training=replace(plain.training, proximal=0.0))
+    statistics, start = trainer(plain).statistics(), parameters_of(Model(MLP, 3))
+    ends = [trainer(agreed).contribution(start, statistics).tobytes() for agreed in (plain, none)]
+    assert ends[0] == ends[1]
+
+
+def test_the_strongest_proximal_term_leaves_one_step_from_the_start() -> None:
+    """With learning_rate · proximal = 1 a step goes back all the way before it takes its gradient's."""
+    one = trainer(proximal(1 / 0.7))
+    statistics, start = one.statistics(), parameters_of(Model(MLP, 3))
+    model, expected = Model(MLP, 3), start.copy()
+    inputs = inputs_of(proximal(0), table(), statistics)
+    for _ in range(3):
+        expected = start - 0.7 / 20 * slow_clipped_sum(model, expected, inputs, table().labels, math.inf)
+    assert one.contribution(start, statistics) == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_proximal_term_is_the_gradient_of_its_penalty() -> None:
+    one = trainer(proximal(0.4, 2))
+    statistics, start = one.statistics(), parameters_of(Model(MLP, 3))
+    first = trainer(proximal(0, 2))._step(start, statistics)
+    middle = start - 0.7 / 20 * first
+    second = trainer(proximal(0, 2))._step(middle, statistics)
+    expected = middle - 0.7 / 20 * second - 0.7 * 0.4 * (middle - start)
+    assert one.contribution(start, statistics) == pytest.approx(expected, abs=1e-12)

@@ -475,6 +475,7 @@ def test_connecting_again_is_the_same_connection() -> None:
     [
         ("nonsense", "it is not a multiaddress"),
         ("/ip4/127.0.0.1/tcp/1", "the peer id is missing"),
+        ("/ip4/127.0.0.1/tcp/65536/p2p/{peer}", "no port is 65536: the largest is 65535"),
         ("/ip4/127.0.0.1/udp/1/quic-v1/p2p/{peer}", "it is not of the form"),
         ("/ip4/127.0.0.1/tcp/{closed}/p2p/{peer}", "connection refused"),
         ("/ip4/127.0.0.1/tcp/{open}/p2p/{other}", "a node with another peer id answers there"),

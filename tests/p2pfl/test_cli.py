@@ -423,7 +423,7 @@ def test_privacy_of_a_node_without_state(run: Run) -> None:
 # -- node
 def test_node_checks_its_config_before_anything_heavy(run: Run) -> None:
     refused(run, ExitCode.CONFIG, "node.toml: no such file", "node", "--config", "node.toml")
-    refused(run, ExitCode.CONFIG, "data.train: missing", "node")
+    refused(run, ExitCode.IDENTITY, "identity: identity.key", "node")
     refused(
         run, ExitCode.CONFIG, "--log-level: unknown level", "node", "--data-train", "x", "--log-level", "loud"
     )

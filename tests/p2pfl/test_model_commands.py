@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -285,6 +286,27 @@ def lived(node: Node) -> None:
         if end is not None:
             stage, members, reason = end
             node.store.record_round(RoundOutcome(round, stage, members, members, reason, True, 0))
+
+
+@pytest.mark.parametrize(
+    ("damage", "refused"),
+    [
+        ("UPDATE peers SET addresses = x'00'", set()),
+        ("UPDATE meta SET value = x'00' WHERE key = 'released'", {"privacy", "predict"}),
+    ],
+)
+def test_each_command_refuses_only_the_rows_that_it_needs(run: Run, damage: str, refused: set[str]) -> None:
+    node = made(NOISED)
+    lived(node)
+    node.release(NOISED)
+    node.store.remember_peer(PEERS[0], ["/ip4/127.0.0.1/tcp/1"])
+    node.store.close()
+    with closing(sqlite3.connect(Path("state") / DATABASE, isolation_level=None)) as connection:
+        assert connection.execute(damage).rowcount == 1
+    commands: dict[str, tuple[str, ...]] = {"privacy": (), "predict": ("--data", "data.csv")}
+    for command, more in commands.items():
+        status = run(command, "--config", "node.toml", *more)[0]
+        assert status == (ExitCode.STORAGE if command in refused else ExitCode.OK), command
 
 
 def test_the_ledger_says_what_was_told_and_to_whom(run: Run) -> None:

@@ -8,13 +8,15 @@ import pytest
 from networkx import complete_graph  # type: ignore[import-untyped]  # ships no type information
 
 from p2pfl.crypto.identity import Identity
-from p2pfl.gossip.manifest import GroupSpec, Manifest, from_toml
+from p2pfl.gossip.manifest import EvaluationSpec, GroupSpec, Manifest, from_toml
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.node.accountant import Kind, epsilon
 from p2pfl.node.errors import PrivacyError
+from p2pfl.node.outlook import outlook, planned_mechanisms
 from p2pfl.node.privacy import Budget, calibrated, dimension, stage_plan
+from p2pfl.node.released import Place
 from p2pfl.node.store import Charge, RoundOutcome
-from p2pfl.planning import Terms, check_promise, outlook, planned_ladder, planned_mechanisms
+from p2pfl.planning import Terms, check_promise, planned_ladder
 from p2pfl.topologies.schedule import groups as schedule
 
 
@@ -42,6 +44,23 @@ def test_the_plan_is_the_ledger_of_a_whole_run(mode: str) -> None:
     whole = [replace(entry, count=entry.count * rounds[entry.stage]) for entry in written]
     assert planned_mechanisms(manifest) == whole
     check_promise(manifest)
+
+
+@pytest.mark.parametrize("mode", ["distributed", "organisation"])
+def test_evaluations_between_are_paid_for(mode: str) -> None:
+    """By test records alone, but where an organisation has both kinds."""
+    promise = draft(mode, ", epsilon = 2, delta = 1e-4")
+    often = calibrated(replace(promise, evaluation=EvaluationSpec(every=2)))
+    seldom = calibrated(promise)
+    counts = {entry.stage: (entry.subject, entry.count) for entry in planned_mechanisms(often)}
+    assert counts["evaluation"] == ("organisation" if mode == "organisation" else "test", 5 + 2)
+    assert 1.9 < epsilon(planned_mechanisms(often), 1e-4).pld <= 2
+    assert often.privacy.evaluation_noise_multiplier > 1.5 * seldom.privacy.evaluation_noise_multiplier
+    # In mode organisation statistics and evaluations have as much of epsilon as before.
+    assert often.privacy.noise_multiplier == pytest.approx(seldom.privacy.noise_multiplier, rel=0.01)
+    asked = replace(terms(often.privacy.mode, often), evaluations=5)  # type: ignore[arg-type]
+    assert asked.noise().evaluation == often.privacy.evaluation_noise_multiplier
+    assert asked.run(asked.noise(), often.groups.thresholds) == planned_mechanisms(often)
 
 
 def test_too_little_noise_is_refused() -> None:
@@ -106,6 +125,10 @@ def test_groups_are_those_of_the_schedule(members: int, size: int, sizes: tuple[
 
 
 # -- while it runs
+START = Place(1, 1, 0, 0.0)
+ENDING = EvaluationSpec(4, metric="accuracy", target=0.9)
+
+
 class Run:
     """A node's journal, round by round."""
 
@@ -125,12 +148,12 @@ class Run:
     @property
     def ahead(self) -> float:
         """Epsilon at the planned end."""
-        found = outlook(self.manifest, self.charges, self.outcomes)
+        found = outlook(self.manifest, self.charges, self.outcomes, START)
         return epsilon(found.mechanisms, self.manifest.privacy.delta).pld
 
     @property
     def without(self) -> int:
-        return outlook(self.manifest, self.charges, self.outcomes).without_records
+        return outlook(self.manifest, self.charges, self.outcomes, START).without_records
 
 
 @pytest.mark.parametrize("mode", ["distributed", "organisation"])
@@ -144,12 +167,23 @@ def test_while_all_goes_well_the_end_is_as_it_was_planned(mode: str) -> None:
     assert run.without == 0
 
 
+def test_after_a_vote_to_end_the_planned_end_is_that_of_going_on() -> None:
+    """When it ended was read off what it had released, so nothing less is promised."""
+    run = Run(calibrated(replace(draft("distributed", ", epsilon = 2, delta = 1e-4"), evaluation=ENDING)))
+    planned = epsilon(planned_mechanisms(run.manifest), 1e-4).pld
+    for stage in ("statistics", *["training"] * 4, "evaluation"):
+        run.round(stage)
+    found = outlook(run.manifest, run.charges, run.outcomes, Place(6, 1, 1, 1.0))
+    assert epsilon(found.mechanisms, 1e-4).pld == pytest.approx(planned)
+    assert run.ahead == pytest.approx(planned)
+
+
 def test_at_the_end_nothing_is_to_come() -> None:
     run = Run(calibrated(draft("distributed", ", epsilon = 2, delta = 1e-4")))
     for stage in ("statistics", *["training"] * 12, "evaluation"):
         run.round(stage)
     spent = [charge.mechanism for charge in run.charges if charge.mechanism is not None]
-    assert list(outlook(run.manifest, run.charges, run.outcomes).mechanisms) == spent
+    assert list(outlook(run.manifest, run.charges, run.outcomes, START).mechanisms) == spent
 
 
 def test_a_lost_statistics_round_takes_rounds_from_the_end_as_the_budget_will() -> None:
@@ -173,10 +207,10 @@ def test_a_lost_statistics_round_takes_rounds_from_the_end_as_the_budget_will() 
 def test_a_lost_training_round_is_charged_and_not_made_up_for() -> None:
     run = Run(calibrated(draft("distributed", ", epsilon = 2, delta = 1e-4")))
     for rounds, charged in ((12, True), (12, False), (11, True)):
-        ahead = outlook(run.manifest, run.charges, run.outcomes).mechanisms
+        ahead = outlook(run.manifest, run.charges, run.outcomes, START).mechanisms
         assert sum(entry.count for entry in ahead if entry.stage == "training") == rounds
         run.round("training", completed=False, charged=charged)
 
 
 def test_nothing_is_to_come_without_an_epsilon() -> None:
-    assert outlook(draft("none"), [], []).mechanisms == ()
+    assert outlook(draft("none"), [], [], None).mechanisms == ()

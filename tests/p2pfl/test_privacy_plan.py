@@ -60,6 +60,13 @@ def test_the_noise_is_the_least_that_keeps_the_promise(run: Run) -> None:
     assert len({rung["epsilon"] for rung in found["modes"]["local"]["ladder"]}) == 1
 
 
+def test_more_evaluations_take_more_noise_of_their_own(run: Run) -> None:
+    often = planned(run, ASKED.replace("--rate", "--evaluate-every 5 --rate"))["modes"]["distributed"]
+    noise = calibrate(1.0, 1e-4, 20, 0.25, evaluations=3 + 2)
+    assert often["evaluation_noise_multiplier"] == noise.evaluation > 6
+    assert often["noise_multiplier"] == noise.training == calibrate(1.0, 1e-4, 20, 0.25).training
+
+
 def test_the_cost_in_accuracy_is_measured_and_said_of_what(run: Run) -> None:
     found = planned(run, ASKED)
     free, modes = found["measured"], found["modes"]
@@ -115,6 +122,7 @@ def test_what_takes_too_long_to_try_out_is_planned_all_the_same(run: Run) -> Non
         (("--rate", "--colluders 0 --rate"), "--colluders must be at least 1"),
         (("--rate", "--colluders 3 --rate"), "--group must be at least 5"),
         (("--rounds 20", "--rounds x"), "--rounds"),
+        (("--rate", "--evaluate-every 20 --rate"), "--evaluate-every must be at least 0 and below --rounds"),
     ],
 )
 def test_what_makes_no_sense_is_named(run: Run, change: tuple[str, str], words: str) -> None:

@@ -115,10 +115,13 @@ def test_saturation_is_summed_over_the_rounds(capsys: pytest.CaptureFixture[str]
     with Store.open(STATE, IDENTITY) as store:
         for round, (reason, saturated) in enumerate([("", 0), ("", 3), ("too few survivors", 4), ("", 0)]):
             store.record_round(RoundOutcome(round, "training", (), (), reason, True, saturated))
+            store.record_round(RoundOutcome(round + 4, "training", (), (), "", True, 0, left_out=saturated))
+    assert "left out: 7 gradients of this node's records in 2 rounds were not finite" in status(capsys)
     line = "saturated: 7 values of this node in 2 rounds were beyond training.parameter_limit and were cut"
     assert line in status(capsys)
     found = json.loads(status(capsys, "--json"))
     assert (found["saturated_values"], found["saturated_rounds"]) == (7, 2)
+    assert (found["left_out_gradients"], found["left_out_rounds"]) == (7, 2)
 
 
 def test_epsilon_at_the_planned_end_is_what_the_privacy_command_says(
@@ -140,6 +143,24 @@ def test_epsilon_at_the_planned_end_is_what_the_privacy_command_says(
     assert end > 0
     assert f"epsilon: 0.457 of 1 at delta 0.0001; {end:.3f} at the planned end" in status(capsys)
     assert json.loads(status(capsys, "--json"))["epsilon_at_the_end"] == end
+
+
+def test_evaluations_are_listed_with_why_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    said = learning()
+    good = {"total": 80.4, "accuracy": 0.75, "auc": 0.8123, "mean_loss": 0.5}
+    said.evaluations = [{"round": 3 + n, "members": 4} for n in range(8)]
+    said.evaluations.append({"round": 12, "members": 3, **good})
+    said.ended = "75% of the members voted to end after 8 training rounds"
+    said.write(STATE)
+    out = status(capsys)
+    assert "evaluations: 9, of which the last 8:" in out
+    assert "evaluation in round 10: does not count, too few records are in it (4 members)" in out
+    line = (
+        "evaluation in round 12: accuracy: 0.7500, AUC: 0.8123, mean loss: 0.5000 (80 records of 3 members)"
+    )
+    assert line in out
+    assert f"ended: {said.ended}" in out
+    assert json.loads(status(capsys, "--json"))["evaluations"][-1]["auc"] == 0.8123
 
 
 def test_mode_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:

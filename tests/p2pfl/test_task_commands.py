@@ -36,9 +36,10 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 def node(task: str, model: str, parameters: list[float], data: str = "data.csv") -> Manifest:
     """A node in the working directory whose released model has these parameters; a table's x is as it is."""
+    steps = "learning_rate = 1\nsampling_rate = 1\nexpected_batch = 1\n"
     manifest = from_toml(
         f'name = "t"\nissuers = ["{IDENTITY.peer_id}"]\n[task]\n{task}\n[model]\n{model}\n[training]\n'
-        'rounds = 3\nlearning_rate = 0.5\nsampling_rate = 0.5\nexpected_batch = 1\n[privacy]\nmode = "none"\n'
+        f'rounds = 3\n{steps}[privacy]\nmode = "none"\n'
     )
     save_identity(Path("identity.key"), IDENTITY)
     Path("node.toml").write_text(f'[data]\ntrain = "gone.csv"\ntest = "{data}"\n')
@@ -74,6 +75,8 @@ def test_a_number(run: Run) -> None:
     _, out, _ = run(*EVALUATE)  # predicts 150 and 50
     assert "mean absolute error: 20 (2 records)" in out
     assert f"root mean squared error: {math.sqrt(800):.6g}" in out
+    assert "R²: 0.1111" in out  # 1 - 1600 / 1800
+    assert "accuracy" not in out + run(*EVALUATE, "--json")[1]
     assert "left out: 1 rows with missing cells" in out
     assert run(*PREDICT, "data.csv")[1] == "x,y,value\n1,150,150\n-1,90,50\n0,,100\n"
 
@@ -84,6 +87,7 @@ def test_a_support_vector_machine_has_margins(run: Run) -> None:
     out = run(*EVALUATE)[1]
     assert "accuracy: 0.5000" in out
     assert "mean loss: 0.5000 hinge" in out  # losses are capped at 1
+    assert "AUC: nan" in out  # there is nobody to tell them from
     assert run(*PREDICT, "data.csv")[1] == "x,y,margin,positive\n1,1,3.000000,1\n-1,1,-3.000000,0\n"
 
 
@@ -116,3 +120,41 @@ def test_text(run: Run) -> None:
     assert (status, out) == (ExitCode.DATA, "")
     assert "nothing to predict" in err
     assert "p2pfl evaluate" in err
+
+
+def test_a_plugin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "site" / "counts-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[p2pfl.tasks]\ncounts = counts_of_a_test:Counts\n")
+    (info.parent / "counts_of_a_test.py").write_text(
+        "import numpy as np\nfrom torch import nn\nfrom p2pfl.tasks import Task\n\n"
+        "class Counts(Task):\n    columns = ('twice',)\n"
+        "    def load(self, path):\n        rows = np.loadtxt(path, ndmin=2)\n"
+        "        return rows[:, :1], rows[:, 1]\n"
+        "    def module(self):\n        return nn.Linear(1, 1)\n"
+        "    def losses(self, outputs, targets):\n        return (outputs[:, 0] - targets).abs()\n"
+        "    def correct(self, outputs, targets):\n        return outputs[:, 0] == targets\n"
+        "    def predicted(self, outputs):\n        return 2 * outputs\n"
+    )
+    monkeypatch.syspath_prepend(str(info.parent))
+    node(
+        'kind = "plugin"\nname = "counts"\nversion = "1.0"',
+        'kind = "plugin"\nsize = 2\noutputs = 1',
+        [2.0, 1.0],
+    )
+    Path("data.csv").write_text("1 3\n2 5\n0 1.5\n")
+    out = run(*EVALUATE)[1]
+    assert "accuracy: 0.6667 (2 of 3 records)" in out
+    assert "mean loss: 0.1667" in out
+    assert run(*PREDICT, "data.csv")[1] == "record,twice\n1,6\n2,10\n3,2\n"
+
+
+def test_a_training_loop_elsewhere_has_its_records_elsewhere(run: Run) -> None:
+    model = 'kind = "outside"\ntensors = [{ name = "w", shape = [2] }]\n'
+    manifest = node('kind = "outside"', model, [0.0, 0.0])
+    assert manifest.training.local_steps == 1
+    for command in (EVALUATE, (*PREDICT, "data.csv")):
+        status, out, err = run(*command)
+        assert (status, out) == (ExitCode.DATA, "")
+        assert "data.csv: this federation's records are read outside p2pfl" in err

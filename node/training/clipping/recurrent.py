@@ -35,7 +35,7 @@ class GRULayer(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, T, features) to (B, T, width)."""
-        state = values.new_zeros(len(values), self.states.in_features)
+        state = values.new_zeros(values.shape[0], self.states.in_features)
         states = []
         for given in self.inputs(values).unbind(1):
             gates, candidate = given.tensor_split([2 * state.shape[1]], 1)
@@ -74,7 +74,7 @@ class LSTMLayer(nn.Module):
 
     def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, features) to (B, T, width) and the cell at the end, (B, width)."""
-        state = cell = values.new_zeros(len(values), self.states.in_features)
+        state = cell = values.new_zeros(values.shape[0], self.states.in_features)
         states = []
         for given in self.inputs(values).unbind(1):
             take, keep, candidate, show = (given + self.states(state)).chunk(4, 1)

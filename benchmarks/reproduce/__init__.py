@@ -1,0 +1,1 @@
+"""Published results beside ours, computed anew: `make reproduce`, `make reproduce-full`."""
