@@ -27,6 +27,7 @@ from p2pfl.simulation.averaging import Mixing
 from p2pfl.simulation.batches import Records
 from p2pfl.simulation.population import Population, Terms
 from p2pfl.simulation.stacks import stack
+from p2pfl.topologies.mixing import metropolis
 
 FEATURES, HIDDEN, CLASSES, BATCH, HELD, DEGREE = 64, 32, 10, 16, 64, 4
 CPU = torch.device("cpu")
@@ -52,11 +53,7 @@ def neighbours(nodes: int) -> nx.Graph:
 
 
 def mixing(graph: nx.Graph) -> Mixing:
-    edges = np.array(graph.edges)
-    own = np.arange(len(graph))
-    rows = np.concatenate([edges[:, 0], edges[:, 1], own])
-    columns = np.concatenate([edges[:, 1], edges[:, 0], own])
-    return Mixing.of_entries(len(graph), rows, columns, np.full(len(rows), 1 / (DEGREE + 1)), CPU)
+    return Mixing.of(metropolis(graph), CPU)
 
 
 def population(nodes: int) -> Population:

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from p2pfl.topologies.sparse import Weights
+
 
 class Averaging(Protocol):
     """What takes the rows of ``parameters`` (n, d) to their averages."""
@@ -28,27 +30,9 @@ class Mixing:
     matrix: Tensor
 
     @classmethod
-    def of(cls, matrix: NDArray[Any], device: torch.device) -> "Mixing":
-        """``matrix`` (n, n), of which only what is not zero is kept."""
-        rows, columns = np.nonzero(matrix)
-        return cls.of_entries(len(matrix), rows, columns, matrix[rows, columns], device)
-
-    @classmethod
-    def of_entries(
-        cls,
-        count: int,
-        rows: NDArray[Any],
-        columns: NDArray[Any],
-        weights: NDArray[Any],
-        device: torch.device,
-    ) -> "Mixing":
-        """The matrix over ``count`` nodes with these entries."""
-        indices = torch.from_numpy(np.stack([rows, columns]).astype(np.int64))
-        values = torch.from_numpy(np.asarray(weights, np.float32))
-        sparse = torch.sparse_coo_tensor(indices, values, (count, count), check_invariants=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch calls the format a beta
-            return cls(sparse.coalesce().to_sparse_csr().to(device))
+    def of(cls, weights: Weights, device: torch.device) -> "Mixing":
+        """The same matrix on ``device``."""
+        return cls(_sparse(weights.indptr, weights.indices, weights.data, len(weights)).to(device))
 
     def __call__(self, parameters: Tensor, spare: Tensor) -> Tensor:
         """See :class:`Averaging`."""
@@ -73,11 +57,8 @@ class Groups:
         members = np.concatenate([np.asarray(group, np.int64) for group in groups])
         sizes = np.array([len(group) for group in groups])
         group_of = np.repeat(np.arange(len(groups)), sizes)
-        weights = torch.from_numpy((1 / sizes).astype(np.float32)[group_of])
-        starts = torch.from_numpy(np.concatenate([[0], sizes.cumsum()]))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch calls the format a beta
-            means = torch.sparse_csr_tensor(starts, torch.from_numpy(members), weights, (len(groups), count))
+        starts = np.concatenate([[0], sizes.cumsum()])
+        means = _sparse(starts, members, (1 / sizes)[group_of], count)
         where = torch.from_numpy(members).to(device), torch.from_numpy(group_of).to(device)
         return cls(means.to(device), *where, len(members) == count)
 
@@ -88,3 +69,21 @@ class Groups:
             spare.copy_(parameters)
         spare[self.members] = means[self.group_of]
         return spare
+
+
+def without(weights: Weights, absent: NDArray[np.bool_]) -> Weights:
+    """W among those who are not ``absent``, bool (n,): what a receiver would give to somebody absent it gives
+    to itself, and who is absent keeps what it has.
+    """
+    between = weights.off_diagonal
+    receivers, senders = weights.rows[between], weights.indices[between]
+    heard = ~(absent[receivers] | absent[senders])
+    return Weights.of_edges(len(weights), receivers[heard], senders[heard], weights.data[between][heard])
+
+
+def _sparse(starts: NDArray[Any], columns: NDArray[Any], values: NDArray[Any], count: int) -> Tensor:
+    """A matrix of ``count`` columns in compressed rows, float32."""
+    parts = torch.from_numpy(starts), torch.from_numpy(columns), torch.from_numpy(values).float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch calls the format a beta
+        return torch.sparse_csr_tensor(*parts, (len(starts) - 1, count))

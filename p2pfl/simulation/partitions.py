@@ -47,8 +47,8 @@ def dirichlet(
         if min(map(len, dealt)) >= least:
             return _sorted(dealt)
     raise PartitionError(
-        f"{nodes} nodes do not all get {least} of {len(labels)} records at alpha {alpha:g}; take fewer nodes or"
-        " a larger alpha"
+        f"{nodes} nodes do not all get {least} of {len(labels)} records at alpha {alpha:g}; take fewer nodes"
+        " or a larger alpha"
     )
 
 

@@ -15,6 +15,7 @@ from p2pfl.simulation.averaging import Averaging, Groups, Mixing
 from p2pfl.simulation.batches import Records
 from p2pfl.simulation.population import Population, Terms
 from p2pfl.simulation.stacks import stack
+from p2pfl.topologies.sparse import Weights
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -124,7 +125,9 @@ def dense_groups() -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "averaging", [Groups.of(GROUPS, 7, CPU), Mixing.of(dense_groups(), CPU)], ids=["groups", "mixing"]
+    "averaging",
+    [Groups.of(GROUPS, 7, CPU), Mixing.of(Weights.of_matrix(dense_groups()), CPU)],
+    ids=["groups", "mixing"],
 )
 def test_averages_are_those_of_the_dense_matrix(averaging: Averaging) -> None:
     nodes = population(*[1] * 7)
