@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId, parse_peer_id
@@ -75,6 +75,7 @@ __all__ = [
     "canonical_bytes",
     "decode_manifest_untrusted",
     "digest_of",
+    "from_table",
     "from_toml",
 ]
 
@@ -371,6 +372,11 @@ def from_toml(text: str) -> Manifest:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ManifestError("", f"not valid TOML: {str(error).lower()}") from None
+    return from_table(table)
+
+
+def from_table(table: dict[str, Any]) -> Manifest:
+    """Read the table that TOML comes to, which is completed in place; otherwise as :func:`from_toml`."""
     for section in ("groups", "timing"):
         table.setdefault(section, {})
     for name in ("issuers", "members"):

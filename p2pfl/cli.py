@@ -34,10 +34,13 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A command that only has commands."""
+    """A command that has commands, and is the module ``default`` of p2pfl.commands where none of them is
+    named; None: one must be.
+    """
 
     help: str
     commands: Mapping[str, Command]
+    default: str | None = None
 
 
 COMMANDS: Mapping[str, Command | Group] = {
@@ -55,6 +58,11 @@ COMMANDS: Mapping[str, Command | Group] = {
     "demo": Command("demo", "run a whole federation on this machine: four hospitals, four nodes, one model"),
     "evaluate": Command("evaluate", "measure the federation's model on a CSV file"),
     "predict": Command("predict", "apply the federation's model to a CSV file"),
+    "simulate": Group(
+        "try out a federation on this machine: topologies, groups, privacy, failures",
+        {"advise": Command("simulate_advise", "search for a federation that suits the members")},
+        "simulate",
+    ),
     "privacy": Command("privacy", "epsilon: spent by a node, or what a manifest will cost before it runs"),
 }
 
@@ -102,12 +110,22 @@ def _add_commands(
         )
         if name not in arguments[asked : asked + 1]:
             continue
-        if isinstance(command, Group):
-            _add_commands(inner, command.commands, arguments[asked + 1 :])
+        rest = arguments[asked + 1 :]
+        module_name = _module(command, rest)
+        if module_name is None:
+            assert isinstance(command, Group)
+            _add_commands(inner, command.commands, rest)
         else:
-            module = import_module(f"p2pfl.commands.{command.module}")
+            module = import_module(f"p2pfl.commands.{module_name}")
             module.add_arguments(inner)
             inner.set_defaults(run=module.run, parser=inner)
+
+
+def _module(command: Command | Group, rest: Sequence[str]) -> str | None:
+    """The module that reads ``rest``; None if that is for the commands of ``command``."""
+    if isinstance(command, Command):
+        return command.module
+    return None if command.default is None or set(rest[:1]) & set(command.commands) else command.default
 
 
 def _sentence(text: str) -> str:

@@ -1,9 +1,7 @@
-"""A whole federation on the vectorised engine: who is there, who learns, who averages, and how good it gets.
-"""
+"""A whole federation on the vectorised engine: who is there, who learns, who averages, and how good it gets."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from p2pfl.node.training.preprocessing import Standardiser, statistics_of
 from p2pfl.node.training.table import Table
 from p2pfl.simulation.averaging import Averaging, Groups, Mixing, without
 from p2pfl.simulation.batches import Records
+from p2pfl.simulation.outcome import Outcome
 from p2pfl.simulation.population import Population, Terms, shared_noise
 from p2pfl.simulation.setting import Setting
 from p2pfl.simulation.sources import Dealt
@@ -29,24 +28,6 @@ from p2pfl.topologies.topology import Topology
 
 _LOOKED_AT = 64
 """Nodes whose own models are evaluated; with more, so many of them, evenly spaced."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How things stand after ``round`` rounds of training.
-
-    ``accuracy``: of the mean of all models; ``accuracy_mean``, ``accuracy_least``: over the nodes, honest
-    ones. ``loss``: of the mean model, in the objective's unit. ``consensus``: (1/n) Σ |x_i − x̄|².
-    ``attended``: share of nodes that were there.
-    """
-
-    round: int
-    accuracy: float
-    accuracy_mean: float
-    accuracy_least: float
-    loss: float
-    consensus: float
-    attended: float
 
 
 class VectorisedFederation:
@@ -87,8 +68,7 @@ class VectorisedFederation:
         self.round = 0
 
     def run(self) -> Iterator[Outcome]:
-        """All rounds of training, with an outcome before the first, every so many rounds, and after the last.
-        """
+        """All rounds of training, with an outcome before the first, every so many rounds, and after the last."""
         rounds, every = self._manifest.training.rounds, self._setting.evaluate_every
         yield self.outcome(1.0)
         for round in range(1, rounds + 1):
