@@ -199,14 +199,15 @@ def sent_bytes(topology: Topology, parameters: int = PARAMETERS, bytes_per_value
     """
     size = parameters * bytes_per_value
     if topology.groups is None:
-        return degrees_of(topology).mean(axis=0) * size
+        sent: Floats = degrees_of(topology).mean(axis=0) * size
+        return sent
     position = {node: index for index, node in enumerate(topology.nodes)}
-    sent = np.zeros(len(topology.nodes))
+    total = np.zeros(len(topology.nodes))
     rounds = _sample(topology)
     for round in rounds:
         for group in topology.groups(round):
-            sent[[position[node] for node in group]] += 2 * (len(group) - 1) / len(group) * size
-    return sent / len(rounds)
+            total[[position[node] for node in group]] += 2 * (len(group) - 1) / len(group) * size
+    return total / len(rounds)
 
 
 def seconds(topology: Topology, sent: Floats) -> float | None:

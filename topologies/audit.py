@@ -131,7 +131,7 @@ def audit(
 
 
 def leverages(seen: Floats) -> Floats:
-    """The diagonal of pinv(A) A for the combinations A = ``seen`` of shape (rows, columns); shape (columns,)"""
+    """The diagonal of pinv(A) A for the combinations A = ``seen``, shape (rows, columns); (columns,)"""
     if not len(seen):
         return np.zeros(seen.shape[1])
     _, sizes, directions = np.linalg.svd(seen, full_matrices=False)

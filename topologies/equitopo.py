@@ -23,8 +23,8 @@ def equistatic(
     """W = mean of A(u) over ``samples`` random distances u (and their transposes unless ``directed``): degree
     up to ``samples``, or twice that.
 
-    ``samples``: 2·⌈ln n⌉ if directed, half of that if not, so that degrees are alike. The expected |λ₂| does
-    not depend on n.
+    ``samples``: 2·⌈ln n⌉ if directed, half of that if not, so that degrees are alike. With samples in
+    proportion to ln n, |λ₂| is below a bound that does not depend on n, with high probability.
     """
     count = len(nodes)
     if count < 2:

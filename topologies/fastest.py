@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from p2pfl.topologies.errors import TopologyError
-from p2pfl.topologies.sparse import Floats, Ints
+from p2pfl.topologies.sparse import Floats, Ints, totals
 
 LARGEST: Final = 300
 """Nodes; an eigendecomposition is taken in each of some hundred steps."""
@@ -79,7 +79,7 @@ class _Problem:
         return smooth + barrier, gradient + (1 / room[one] + 1 / room[other] - 1 / weights) / mu
 
     def _sums(self, weights: Floats) -> Floats:
-        return np.bincount(self.edges.ravel(), np.concatenate([weights, weights]), self.count)
+        return totals(self.edges.ravel(), np.concatenate([weights, weights]), self.count)
 
     def _deviation(self, weights: Floats) -> Floats:
         """W − J, shape (n, n)."""

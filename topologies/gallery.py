@@ -34,14 +34,14 @@ register(
 )
 register(
     "torus",
-    graphs.torus,
+    lattices.torus,
     formula="|λ₂| = (3 + 2 cos(2π/m)) / 5 on m × m",
     good_for="few fixed links of equal number, up to about a hundred nodes",
     closed_form=spectra.torus,
 )
 register(
     "hypercube",
-    graphs.hypercube,
+    lattices.hypercube,
     formula="|λ₂| = 1 − 2 / (1 + log2 n)",
     paper="Katseff, Incomplete hypercubes, 1988",
     good_for="short ways with log2(n) links each",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import networkx as nx  # type: ignore[import-untyped]  # ships no type information
 import numpy as np
 
 from p2pfl.topologies import chance
@@ -25,16 +26,16 @@ def grouped(
     ``size``, ``minimum`` and ``schedule`` as in :func:`~p2pfl.topologies.schedule.groups`. Raises
     TopologyError if the graph is directed or changes, ScheduleError if it fits no such schedule.
     """
-    if topology.period != 1 or topology.graph().is_directed():
+    nodes, everybody = topology.nodes, topology.family == "complete" and topology.period == 1
+    graph = nodes if everybody and schedule != "clustered" else topology.graph()
+    if topology.period != 1 or (isinstance(graph, nx.Graph) and graph.is_directed()):
         raise TopologyError(f"groups need a graph that stays and goes both ways; {topology.name} does not")
-    graph, nodes = topology.graph(), topology.nodes
     beacon = seed if isinstance(seed, bytes) else chance.seeded(seed)
 
     def of(round: int) -> Groups:
         return groups(graph, size, minimum, beacon, round, schedule)
 
     first = of(0)
-    whole = schedule == "random" and graph.number_of_edges() == len(nodes) * (len(nodes) - 1) // 2
     return replace(
         topology,
         name=f"{schedule} groups of {size} on {topology.name}",
@@ -42,7 +43,9 @@ def grouped(
         period=None,
         groups=of,
         family=None,
-        contraction=group_contraction(len(nodes), len(first)) if whole and first else None,
+        contraction=group_contraction(len(nodes), len(first))
+        if everybody and schedule == "random" and first
+        else None,
     )
 
 

@@ -9,7 +9,7 @@ from p2pfl.topologies.sparse import Floats, Weights
 
 
 def lose(weights: Weights, probability: float, draws: np.random.Generator, *, pairs: bool = False) -> Weights:
-    """The matrix of a round in which messages are lost: a receiver takes its own value for one that it misses.
+    """The matrix of a round in which messages are lost: a receiver takes its own value for a missing one.
 
     Rows still add up to 1. With ``pairs`` both directions of an edge are lost together, so that a symmetric
     matrix stays so and the mean is kept; else each alone, and the mean drifts, in either direction alike.

@@ -124,7 +124,7 @@ def _arcs(graph: nx.Graph) -> tuple[Ints, Ints]:
     position = {node: index for index, node in enumerate(graph)}
     pairs = [(position[one], position[other]) for one, other in graph.edges if one != other]
     arcs = np.array(pairs, np.int64).reshape(-1, 2).T
-    return (arcs[0], arcs[1]) if graph.is_directed() else (np.hstack(arcs), np.hstack(arcs[::-1]))
+    return (arcs[0], arcs[1]) if graph.is_directed() else (arcs.ravel(), arcs[::-1].ravel())
 
 
 def _undirected(graph: nx.Graph, scheme: str) -> tuple[Ints, Ints]:

@@ -7,6 +7,7 @@ here; :func:`register` gives it a name, a formula and a paper in the list.
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import networkx as nx  # type: ignore[import-untyped]  # ships no type informati
 from p2pfl.topologies import chance, files, outside
 from p2pfl.topologies.consensus import placed_contraction
 from p2pfl.topologies.errors import TopologyError
-from p2pfl.topologies.graphs import FAMILIES
+from p2pfl.topologies.graphs import FAMILIES, complete
 from p2pfl.topologies.topology import Family, Topology, topology_of
 
 ClosedForm = Callable[..., float | None]
@@ -111,8 +112,12 @@ def topology(
         except (ValueError, TypeError, nx.NetworkXException) as error:
             raise TopologyError(f"{known.name}: {error}") from error
 
-    drawn = (lambda round: draw(chance.of_round(beacon, round))) if fresh else draw(beacon)
-    made = topology_of(known.name, drawn, names)
+    if fresh:
+        made = topology_of(known.name, lambda round: draw(chance.of_round(beacon, round)), names)
+    elif known.draw is complete:
+        made = Topology(known.name, tuple(names), cache(lambda _: draw(beacon)))  # too large to make in vain
+    else:
+        made = topology_of(known.name, draw(beacon), names)
     theory = known.contraction and known.contraction(len(names), **given)
     if fresh and known.in_manifests:
         theory = placed_contraction(made.weights())
@@ -159,6 +164,8 @@ def _nodes(nodes: int | Sequence[str] | nx.Graph) -> tuple[list[str], dict[str, 
             raise TopologyError(f"{nodes} nodes: there must be at least one")
         width = max(3, len(str(nodes - 1)))
         return [f"n{number:0{width}}" for number in range(nodes)], {}
+    if len(set(nodes)) != len(nodes):
+        raise TopologyError("a node is named twice")
     return list(nodes), {}
 
 

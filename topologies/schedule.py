@@ -30,6 +30,7 @@ order of nodes in the graph, the platform or the version of Python. Within a gro
 order**, which says who convenes.
 """
 
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Final
 
@@ -51,9 +52,15 @@ class ScheduleError(ValueError):
 
 
 def groups(
-    graph: nx.Graph, size: int, minimum: int, beacon: bytes, round: int, kind: str = "random"
+    graph: nx.Graph | Collection[str],
+    size: int,
+    minimum: int,
+    beacon: bytes,
+    round: int,
+    kind: str = "random",
 ) -> Groups:
     """The groups of ``round`` (0 ≤ round < 2^64) over the nodes of ``graph``, each in drawn order.
+    Names alone, without a graph, stand for the complete one, which need not be made.
 
     ``size`` is k, the size aimed at; ``minimum``, at most k, the least of any group. No groups at all if
     there are fewer nodes than that. Raises ScheduleError if ``kind`` is a grid that these nodes do not fill,
@@ -68,7 +75,7 @@ def groups(
     drawn = Draws(LABEL, beacon, round).permutation(sorted(graph))
     if kind == "clustered" and round % ACROSS != ACROSS - 1:
         parts = _regions(graph, minimum)
-        return tuple(group for part in parts for group in _cut(graph.subgraph(part), drawn, size, minimum))
+        return tuple(group for part in parts for group in _cut(part, drawn, size, minimum))
     return _cut(graph, drawn, size, minimum)
 
 
@@ -89,14 +96,19 @@ def grid_shape(count: int, size: int, minimum: int = 1) -> tuple[int, ...]:
     return min(shapes, key=lambda shape: (len(shape), shape[-1] - shape[0], shape))
 
 
-def _cut(graph: nx.Graph, order: list[str], size: int, minimum: int) -> Groups:
+def _cut(graph: nx.Graph | Collection[str], order: list[str], size: int, minimum: int) -> Groups:
     """Groups of the nodes of ``graph``, which come in ``order`` (others may be in it)."""
-    drawn = [node for node in order if node in graph]
-    return _partition(drawn, size, minimum) if _is_complete(graph) else _greedy(graph, drawn, size, minimum)
+    if _is_complete(graph):
+        return _partition(
+            order if len(order) == len(graph) else [n for n in order if n in graph], size, minimum
+        )
+    return _greedy(graph, [node for node in order if node in graph], size, minimum)
 
 
-def _regions(graph: nx.Graph, minimum: int) -> list[set[str]]:
-    """The nodes by region, by its name; those of regions too small for a group come together, last."""
+def _regions(graph: nx.Graph | Collection[str], minimum: int) -> list[nx.Graph]:
+    """The graph of each region, by its name; those of regions too small for a group come together, last."""
+    if not isinstance(graph, nx.Graph):
+        raise ScheduleError("clustered groups need a graph whose nodes have regions, not names alone")
     found: dict[str, set[str]] = {}
     for node, region in graph.nodes(data="region"):
         if region is None:
@@ -104,11 +116,11 @@ def _regions(graph: nx.Graph, minimum: int) -> list[set[str]]:
         found.setdefault(str(region), set()).add(node)
     large = [found[name] for name in sorted(found) if len(found[name]) >= minimum]
     small: set[str] = set().union(*(part for part in found.values() if len(part) < minimum))
-    return [*large, small] if small else large
+    return [graph.subgraph(part) for part in (*large, small) if part]
 
 
-def _is_complete(graph: nx.Graph) -> bool:
-    return all(degree == len(graph) - 1 for _, degree in graph.degree)
+def _is_complete(graph: nx.Graph | Collection[str]) -> bool:
+    return not isinstance(graph, nx.Graph) or all(degree == len(graph) - 1 for _, degree in graph.degree)
 
 
 def _partition(drawn: list[str], size: int, minimum: int) -> Groups:
@@ -139,7 +151,7 @@ def _greedy(graph: nx.Graph, drawn: list[str], size: int, minimum: int) -> Group
     return tuple(tuple(sorted(members, key=place.__getitem__)) for members in gathered.values())
 
 
-def _lines(graph: nx.Graph, size: int, minimum: int, beacon: bytes, round: int) -> Groups:
+def _lines(graph: nx.Graph | Collection[str], size: int, minimum: int, beacon: bytes, round: int) -> Groups:
     if not _is_complete(graph):
         raise ScheduleError(
             "a grid needs the complete topology: its lines are no neighbourhoods of another graph"

@@ -9,6 +9,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+def totals(places: ArrayLike, values: ArrayLike, count: int) -> Floats:
+    """The sum of the ``values`` at each of the places 0 to ``count`` − 1, shape (count,)."""
+    sums = np.bincount(np.asarray(places, np.int64), np.asarray(values, np.float64), count)
+    return sums.astype(np.float64)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Weights:
     """W in compressed rows: row i, a receiver, gives ``data[s:e]`` to the senders ``indices[s:e]``, where
@@ -33,14 +39,14 @@ class Weights:
         column = np.concatenate([np.asarray(columns, np.int64), diagonal])
         value = np.concatenate([np.asarray(values, np.float64), np.zeros(count)])
         place, inverse = np.unique(row * count + column, return_inverse=True)
-        data = np.bincount(inverse, weights=value, minlength=len(place)) if count else np.zeros(0)
+        data = totals(inverse, value, len(place))
         starts = np.searchsorted(place, np.arange(count + 1) * count)
         return cls(starts.astype(np.int64), place % max(count, 1), data)
 
     @classmethod
     def of_edges(cls, count: int, receivers: ArrayLike, senders: ArrayLike, values: ArrayLike) -> "Weights":
         """From the entries off the diagonal, which gets what each row lacks to 1."""
-        received = np.bincount(np.asarray(receivers, np.int64), np.asarray(values, np.float64), count)
+        received = totals(receivers, values, count)
         itself = np.arange(count)
         return cls.of_entries(
             count,
@@ -94,9 +100,9 @@ class Weights:
 
     def keeps_mean(self, tolerance: float = 1e-9) -> bool:
         """Whether every column adds up to 1, so that W x has the mean of x."""
-        sums = np.bincount(self.indices, self.data, len(self))
+        sums = totals(self.indices, self.data, len(self))
         return bool(np.allclose(sums, 1, rtol=0, atol=tolerance))
 
     def row_sums(self) -> Floats:
         """Shape (n,): all 1 where a node takes a weighted mean."""
-        return np.bincount(self.rows, self.data, len(self))
+        return totals(self.rows, self.data, len(self))

@@ -21,9 +21,9 @@ Family = Callable[..., Any]
 """``family(nodes, beacon, **parameters)``: what a researcher writes to add a topology.
 
 ``nodes`` are names, ``beacon`` the 32 bytes that all chance comes from. Returns one of: a networkx graph over
-the names (directed: edge u → v means that u sends to v); a mixing matrix, dense (rows and columns in the order
-of ``nodes``) or as :class:`~p2pfl.topologies.sparse.Weights`; a sequence of those, one a round, then from the
-front again; or a function from the number of the round to one.
+the names (directed: edge u → v means that u sends to v); a mixing matrix, dense (rows and columns in the
+order of ``nodes``) or as :class:`~p2pfl.topologies.sparse.Weights`; a sequence of those, one a round, then
+from the front again; or a function from the number of the round to one.
 """
 
 

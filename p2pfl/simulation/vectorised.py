@@ -1,4 +1,5 @@
-"""A whole federation on the vectorised engine: who is there, who learns, who averages, and how good it gets."""
+"""A whole federation on the vectorised engine: who is there, who learns, who averages, and how good it gets.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -68,7 +69,8 @@ class VectorisedFederation:
         self.round = 0
 
     def run(self) -> Iterator[Outcome]:
-        """All rounds of training, with an outcome before the first, every so many rounds, and after the last."""
+        """All rounds of training, with an outcome before the first, every so many rounds, and after the last.
+        """
         rounds, every = self._manifest.training.rounds, self._setting.evaluate_every
         yield self.outcome(1.0)
         for round in range(1, rounds + 1):
