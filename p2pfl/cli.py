@@ -63,6 +63,16 @@ COMMANDS: Mapping[str, Command | Group] = {
         {"advise": Command("simulate_advise", "search for a federation that suits the members")},
         "simulate",
     ),
+    "topology": Group(
+        "who averages with whom: what there is, how fast it mixes, who sees what",
+        {
+            "list": Command("topology_list", "name every topology, with its parameters and its use"),
+            "show": Command("topology_show", "give a topology in numbers"),
+            "plot": Command("topology_plot", "draw topologies"),
+            "audit": Command("topology_audit", "say what curious members learn who pool what they see"),
+            "compare": Command("topology_compare", "set topologies side by side"),
+        },
+    ),
     "privacy": Command("privacy", "epsilon: spent by a node, or what a manifest will cost before it runs"),
 }
 

@@ -35,9 +35,10 @@ _FLAGS: Final[Mapping[str, tuple[str, str]]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``p2pfl simulate``."""
     parser.description = (
-        "Simulate a federation. FILE is an experiment: a federation's TOML with a table [simulation], in which"
-        " any value may be a list, for a sweep; without one, the four hospitals. Options take the place of what"
-        " the file says; values separated by commas are a sweep too."
+        "Simulate a federation. FILE is an experiment: a federation's TOML with a table [simulation], in"
+        " which any value may be a list, for a sweep; without one, the four hospitals. Options take the place"
+        " of what the file says; values separated by commas are a sweep too. With --output: a table, plots"
+        " and report.html, a page that says all of it."
     )
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="the experiment")
     parser.add_argument(
@@ -68,8 +69,9 @@ def run(options: argparse.Namespace) -> int:
     """Simulate, write the results, and print a summary."""
     from p2pfl.simulation.summary import lines
 
-    sweep = _sweep(options)
-    rows = _performed(sweep, options)
+    text = _text(options.file)
+    sweep = _sweep(options, text)
+    rows = _performed(sweep, options, text)
     if options.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -78,7 +80,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _sweep(options: argparse.Namespace) -> "Sweep":
+def _text(file: Path | None) -> str:
+    """The experiment; nothing is one too."""
+    try:
+        return "" if file is None else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read: {error}", "check the path") from None
+
+
+def _sweep(options: argparse.Namespace, text: str) -> "Sweep":
     from p2pfl.gossip.records import FieldError
     from p2pfl.simulation.experiment import read
 
@@ -87,13 +97,7 @@ def _sweep(options: argparse.Namespace) -> "Sweep":
         if options.file is not None:
             raise UsageError("--from is for a federation without an experiment", "leave FILE or --from out")
         overrides["simulation.federation"] = str(options.federation.absolute())
-    text, base = "", Path()
-    if options.file is not None:
-        base = options.file.parent
-        try:
-            text = options.file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{options.file}: cannot be read: {error}", "check the path") from None
+    base = Path() if options.file is None else options.file.parent
     try:
         return read(text, base, overrides)
     except FieldError as error:
@@ -131,7 +135,7 @@ def _value(text: str) -> object:
     return text
 
 
-def _performed(sweep: "Sweep", options: argparse.Namespace) -> "Sequence[Row]":
+def _performed(sweep: "Sweep", options: argparse.Namespace, text: str) -> "Sequence[Row]":
     from p2pfl.simulation.sweep import cores, perform
     from p2pfl.simulation.table import write
 
@@ -141,9 +145,35 @@ def _performed(sweep: "Sweep", options: argparse.Namespace) -> "Sequence[Row]":
     _make(options.output)
     with cores(options.jobs) as executor:
         rows = perform(sweep, options.output, executor, _Told())
-    for path in write(rows, options.output):
+    for path in [*write(rows, options.output), *_illustrated(sweep, rows, options, text)]:
         note(f"wrote {path}")
     return rows
+
+
+def _illustrated(
+    sweep: "Sweep", rows: "Sequence[Row]", options: argparse.Namespace, text: str
+) -> Sequence[Path]:
+    """The plots and the report, where they can be drawn."""
+    from p2pfl.figures import REMEDY, available
+
+    if not available():
+        note(f"no plots and no report, for want of matplotlib: {REMEDY}")
+        return []
+    from p2pfl.simulation.report import Again, write
+
+    return write(rows, sweep, options.output, Again(_words(options), text))
+
+
+def _words(options: argparse.Namespace) -> list[str]:
+    """The command line."""
+    given = {**{name: getattr(options, name) for name in _FLAGS}, "seeds": options.seeds}
+    words = ["p2pfl", "simulate", *([] if options.file is None else [str(options.file)])]
+    words += [] if options.federation is None else ["--from", str(options.federation)]
+    for name, value in given.items():
+        words += [] if value is None else [f"--{name}", str(value)]
+    for assignment in options.set:
+        words += ["--set", assignment]
+    return [*words, "--output", str(options.output)]
 
 
 def _make(directory: Path) -> None:

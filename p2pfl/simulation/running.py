@@ -1,6 +1,6 @@
 """One run of an experiment: records dealt, a topology drawn, an engine started, rows written."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -57,10 +57,7 @@ def meeting(manifest: Manifest, setting: Setting, dealt: Dealt, seed: int) -> To
     """Who meets whom: the topology that ``setting`` or the manifest names, cut into groups if nodes average
     in groups.
     """
-    name = setting.topology or manifest.groups.topology
-    drawn = topology(
-        name, list(dealt.names), seed=seed, code=True, **_parameters(setting.topology_parameters)
-    )
+    drawn = graph(manifest, setting, dealt.names, seed)
     if setting.averaging != "groups":
         if manifest.privacy.mode in ("distributed", "organisation"):
             what = (
@@ -70,6 +67,12 @@ def meeting(manifest: Manifest, setting: Setting, dealt: Dealt, seed: int) -> To
         return drawn
     groups = manifest.groups
     return grouped(drawn, size=groups.size, minimum=groups.minimum, schedule=groups.schedule, seed=seed)
+
+
+def graph(manifest: Manifest, setting: Setting, names: Sequence[str], seed: int) -> Topology:
+    """Who may meet whom, groups or not."""
+    name = setting.topology or manifest.groups.topology
+    return topology(name, list(names), seed=seed, code=True, **_parameters(setting.topology_parameters))
 
 
 def bytes_sent(manifest: Manifest, setting: Setting, met: Topology) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from p2pfl.simulation.running import Row
+from p2pfl.tables import aligned
 
 _MEASURED = (
     "accuracy",
@@ -53,13 +54,18 @@ def _point(runs: Sequence[Row], axes: Sequence[str]) -> Point:
 
 def lines(rows: Sequence[Row], axes: Sequence[str]) -> Iterator[str]:
     """For people: a line for each point, best accuracy first where several were tried."""
+    yield from aligned(table(rows, axes))
+
+
+def table(rows: Sequence[Row], axes: Sequence[str]) -> list[list[str]]:
+    """The cells of :func:`lines`, the head first."""
     found = sorted(points(rows, axes), key=lambda point: -(point.means["accuracy"] or 0.0))
-    table = [[*axes, "accuracy", "worst node", "consensus", "epsilon", "MB sent"]]
+    cells = [[*axes, "accuracy", "worst node", "consensus", "epsilon", "MB sent"]]
     for point in found:
         means = point.means
         spread = f" ± {point.deviations['accuracy']:.3f}" if point.runs > 1 else ""
         epsilon = "none" if means["epsilon"] is None else f"{means['epsilon']:.3g}"
-        table.append(
+        cells.append(
             [
                 *(shown(value) for value in point.varied.values()),
                 f"{means['accuracy']:.3f}{spread}",
@@ -69,9 +75,7 @@ def lines(rows: Sequence[Row], axes: Sequence[str]) -> Iterator[str]:
                 f"{(means['bytes'] or 0) / 1e6:.3g}",
             ]
         )
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for row in table:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    return cells
 
 
 def shown(value: object) -> str:
