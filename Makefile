@@ -11,7 +11,8 @@ SUBPACKAGES := node gossip crypto topologies
 TYPED := .typing:tests/gossip:tests/processes:tests/node:tests/fuzzing:tools:benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow fuzz mutants check format types .typing reproduce reproduce-full bench dist picture clean
+.PHONY: help setup demo test test-slow fuzz mutants check format types .typing reproduce reproduce-full bench dist \
+	picture plots clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +77,9 @@ dist: $(READY)  ## build the wheel and the source distribution into dist/
 picture: $(READY)  ## run the demo and draw what it printed into docs/demo.svg
 	@$(BIN)/p2pfl demo --directory "$(DIRECTORY)" > "$(DIRECTORY).txt"
 	@$(BIN)/python tools/picture.py "make demo" < "$(DIRECTORY).txt" > docs/demo.svg && rm "$(DIRECTORY).txt"
+
+plots: $(READY)  ## run the commands below the plots of the guides, some minutes, and draw docs/plots/ again
+	@$(BIN)/python tools/draw.py
 
 clean:  ## remove what the targets made: environment, builds, caches, demo-run, reproduce-run
 	@rm -rf $(VENV) .typing p2pfl_node.egg-info demo-run demo-run.txt reproduce-run

@@ -21,7 +21,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId, parse_peer_id
@@ -93,6 +93,7 @@ __all__ = [
     "canonical_bytes",
     "decode_manifest_untrusted",
     "digest_of",
+    "from_table",
     "from_toml",
 ]
 
@@ -431,6 +432,14 @@ def from_toml(text: str, backbone: str = "", initial: str = "") -> Manifest:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ManifestError("", f"not valid TOML: {str(error).lower()}") from None
+    for name, digest in (("backbone", backbone), ("initial", initial)):
+        if digest and isinstance(table.get("model"), dict):
+            table["model"].setdefault(name, digest)
+    return from_table(table)
+
+
+def from_table(table: dict[str, Any]) -> Manifest:
+    """Read the table that TOML comes to, which is completed in place; otherwise as :func:`from_toml`."""
     for section in ("groups", "timing"):
         table.setdefault(section, {})
     for name in ("issuers", "members"):
@@ -442,9 +451,6 @@ def from_toml(text: str, backbone: str = "", initial: str = "") -> Manifest:
     _require_bounds_stated(table)
     complete(table)
     _fill_sizes(table)
-    for name, digest in (("backbone", backbone), ("initial", initial)):
-        if digest and isinstance(table.get("model"), dict):
-            table["model"].setdefault(name, digest)
     return _read_manifest(table, floats_are_text=False)
 
 

@@ -34,10 +34,13 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A command that only has commands."""
+    """A command that has commands, and is the module ``default`` of p2pfl.commands where none of them is
+    named; None: one must be.
+    """
 
     help: str
     commands: Mapping[str, Command]
+    default: str | None = None
 
 
 COMMANDS: Mapping[str, Command | Group] = {
@@ -60,6 +63,19 @@ COMMANDS: Mapping[str, Command | Group] = {
     "personalise": Command("personalise", "fit the federation's model to this node's own records"),
     "predict": Command("predict", "apply the federation's model to a CSV file"),
     "export": Command("export", "write the federation's model to a file that needs no p2pfl, with its card"),
+    "simulate": Command(
+        "simulate", "try out a federation on this machine: topologies, groups, privacy, failures"
+    ),
+    "topology": Group(
+        "who averages with whom: what there is, how fast it mixes, who sees what",
+        {
+            "list": Command("topology_list", "name every topology, with its parameters and its use"),
+            "show": Command("topology_show", "give a topology in numbers"),
+            "plot": Command("topology_plot", "draw topologies"),
+            "audit": Command("topology_audit", "say what curious members learn who pool what they see"),
+            "compare": Command("topology_compare", "set topologies side by side"),
+        },
+    ),
     "privacy": Command("privacy", "epsilon: spent by a node, or what a manifest will cost before it runs"),
 }
 
@@ -107,12 +123,22 @@ def _add_commands(
         )
         if name not in arguments[asked : asked + 1]:
             continue
-        if isinstance(command, Group):
-            _add_commands(inner, command.commands, arguments[asked + 1 :])
+        rest = arguments[asked + 1 :]
+        module_name = _module(command, rest)
+        if module_name is None:
+            assert isinstance(command, Group)
+            _add_commands(inner, command.commands, rest)
         else:
-            module = import_module(f"p2pfl.commands.{command.module}")
+            module = import_module(f"p2pfl.commands.{module_name}")
             module.add_arguments(inner)
             inner.set_defaults(run=module.run, parser=inner)
+
+
+def _module(command: Command | Group, rest: Sequence[str]) -> str | None:
+    """The module that reads ``rest``; None if that is for the commands of ``command``."""
+    if isinstance(command, Command):
+        return command.module
+    return None if command.default is None or set(rest[:1]) & set(command.commands) else command.default
 
 
 def _sentence(text: str) -> str:

@@ -2,22 +2,30 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from p2pfl import cli
+from p2pfl.topologies.registry import entries
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 SHOWN = {
     "privacy.md": ("epsilon planned", "signal/noise", "accuracy: mean"),
     "tasks.md": ("plug-in late_months",),
+    "simulation.md": ("spectral gap", "leverage", "worst node"),
+    "topologies.md": ("by the closed form 0.200000", "grid", "westbridge-general", "1,000,000 parameters"),
 }
 SHOWN_SLOWLY = {"tasks.md": ("the last model: {'weight'", "rounds: 10 of 10 in training")}
 TESTED = re.compile(r"<!-- tested( slowly)? -->\n```sh\n(.*?)```", re.DOTALL)
+DRAWN = re.compile(r"<!-- drawn -->\n```sh\n(.*?)```", re.DOTALL)
 
 
 def commands(page: Path, *, slowly: bool = False) -> str:
@@ -83,3 +91,33 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http:", "https:")):
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+def test_every_plot_is_drawn_by_a_command_beside_it() -> None:
+    """`make plots` runs the commands; here they are only read, and must be ones that exist."""
+    shown = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        written = {name for script in DRAWN.findall(text) for name in files_of(script)}
+        for picture in re.findall(r"\]\(plots/([^)]+)\)", text):
+            assert picture.partition("/")[0] in written, f"nothing on {page.name} draws {picture}"
+            shown.add(picture)
+    kept = ROOT / "docs" / "plots"
+    assert {path.relative_to(kept).as_posix() for path in kept.rglob("*.svg")} == shown
+
+
+def files_of(script: str) -> Iterator[str]:
+    """Words of ``script`` that may name what it writes. SystemExit or UsageError for what is no command."""
+    for line in script.replace("\\\n", " ").splitlines():
+        program, *words = shlex.split(line)
+        assert program == "p2pfl"
+        cli.build_parser(words).parse_args(words)
+        yield from words
+
+
+def test_the_gallery_has_every_family() -> None:
+    drawn = (ROOT / "docs" / "plots" / "gallery.svg").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "topologies.md").read_text(encoding="utf-8")
+    for name in entries():
+        assert re.search(rf">{name}[,<]", drawn), f"{name} is not in the gallery: `make plots`"
+        assert f"`{name}`" in page

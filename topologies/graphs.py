@@ -13,12 +13,14 @@ from typing import Final, Protocol
 import networkx as nx  # type: ignore[import-untyped]  # ships no type information
 
 from p2pfl.topologies.draws import Draws
+from p2pfl.topologies.lattices import hypercube, torus
+from p2pfl.topologies.placing import LABEL, circulant, graph_of, placed
 
 DEFAULT_DEGREE: Final = 6
 """Even, so that a regular graph exists for every number of nodes; closed neighbourhoods of 7 hold a group of
 4…7.
 """
-_LABEL: Final = b"p2pfl/topology/v1"
+_LABEL: Final = LABEL
 
 
 class Family(Protocol):
@@ -31,14 +33,14 @@ class Family(Protocol):
 
 def complete(nodes: Sequence[str], beacon: bytes) -> nx.Graph:
     """Everybody may average with everybody."""
-    placed = _placed(nodes, beacon)
-    return _graph(placed, list(combinations(range(len(placed)), 2)))
+    order = placed(nodes, beacon)
+    return graph_of(order, list(combinations(range(len(order)), 2)))
 
 
 def ring(nodes: Sequence[str], beacon: bytes) -> nx.Graph:
     """A cycle; fewer than three nodes: a path."""
-    placed = _placed(nodes, beacon)
-    return _graph(placed, _circulant(len(placed), [1]))
+    order = placed(nodes, beacon)
+    return graph_of(order, circulant(len(order), [1]))
 
 
 def exponential(nodes: Sequence[str], beacon: bytes) -> nx.Graph:
@@ -49,9 +51,9 @@ def exponential(nodes: Sequence[str], beacon: bytes) -> nx.Graph:
     Deep Training" (NeurIPS 2021), is directed; groups sit in neighbourhoods that go both ways, so its edges
     are here undirected.
     """
-    placed = _placed(nodes, beacon)
-    hops = [1 << power for power in range(len(placed).bit_length()) if 1 << power < len(placed)]
-    return _graph(placed, _circulant(len(placed), hops))
+    order = placed(nodes, beacon)
+    hops = [1 << power for power in range(len(order).bit_length()) if 1 << power < len(order)]
+    return graph_of(order, circulant(len(order), hops))
 
 
 def random_regular(nodes: Sequence[str], beacon: bytes, *, degree: int = DEFAULT_DEGREE) -> nx.Graph:
@@ -69,12 +71,12 @@ def random_regular(nodes: Sequence[str], beacon: bytes, *, degree: int = DEFAULT
         raise ValueError(f"degree {degree} cannot connect {len(nodes)} nodes, it must be at least 2")
     if degree * len(nodes) % 2:
         raise ValueError(f"no graph over {len(nodes)} nodes, an odd number, has the odd degree {degree}")
-    placed = _placed(nodes, beacon)
+    order = placed(nodes, beacon)
     draws = Draws(_LABEL, beacon, tweak=1)
     while True:
-        edges = _pairing(len(placed), degree, draws)
+        edges = _pairing(len(order), degree, draws)
         if edges is not None:
-            graph = _graph(placed, edges)
+            graph = graph_of(order, edges)
             if nx.is_connected(graph):
                 return graph
 
@@ -82,28 +84,12 @@ def random_regular(nodes: Sequence[str], beacon: bytes, *, degree: int = DEFAULT
 FAMILIES: Final[Mapping[str, Family]] = {
     "complete": complete,
     "exponential": exponential,
+    "hypercube": hypercube,
     "random_regular": random_regular,
     "ring": ring,
+    "torus": torus,
 }
 """By the name that a manifest gives."""
-
-
-def _placed(nodes: Sequence[str], beacon: bytes) -> list[str]:
-    """The nodes in the order of their positions."""
-    if len(set(nodes)) != len(nodes):
-        raise ValueError("a node is named twice")
-    return Draws(_LABEL, beacon).permutation(sorted(nodes))
-
-
-def _graph(placed: Sequence[str], edges: Sequence[tuple[int, int]]) -> nx.Graph:
-    graph: nx.Graph = nx.Graph()
-    graph.add_nodes_from(placed)
-    graph.add_edges_from((placed[one], placed[other]) for one, other in edges)
-    return graph
-
-
-def _circulant(count: int, hops: Sequence[int]) -> list[tuple[int, int]]:
-    return [(at, (at + hop) % count) for hop in hops if hop < count for at in range(count)]
 
 
 def _pairing(count: int, degree: int, draws: Draws) -> list[tuple[int, int]] | None:

@@ -1,6 +1,6 @@
 """The schedule: disjoint groups for every round, as a pure function of public things that all nodes share.
 
-Two kinds:
+Three kinds, of which real federations draw the first two:
 
 ``random``
     On the complete graph, a uniformly random partition into floor(n / k) groups, as equal as can be, so of
@@ -19,12 +19,18 @@ Two kinds:
     coordinates in an m-dimensional grid, drawn from the beacon, and round r averages along axis r mod m. Any
     m consecutive rounds average all nodes exactly.
 
+``clustered``
+    Inside regions, the attribute ``region`` of every node: ``random`` on each region by itself, regions that
+    are smaller than ``minimum`` together; in every :data:`ACROSS`-th round ``random`` on the whole graph. So
+    three rounds of four stay on the short links. For simulation: a manifest knows no regions.
+
 What always holds: groups are disjoint; each lies inside one closed neighbourhood of the graph (the centre is
 a member); each has ``minimum`` to 2k − 1 members; and the outcome depends on the arguments only, never on the
 order of nodes in the graph, the platform or the version of Python. Within a group members are in **drawn
 order**, which says who convenes.
 """
 
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Final
 
@@ -35,6 +41,8 @@ from p2pfl.topologies.draws import Draws
 LABEL: Final = b"p2pfl/schedule/v1"
 SMALLEST_FACTOR: Final = 4
 """A line of a grid is a group, and groups below four hide too little."""
+ACROSS: Final = 4
+"""Of so many rounds of ``clustered`` the last one is across regions."""
 
 Groups = tuple[tuple[str, ...], ...]
 
@@ -44,21 +52,31 @@ class ScheduleError(ValueError):
 
 
 def groups(
-    graph: nx.Graph, size: int, minimum: int, beacon: bytes, round: int, kind: str = "random"
+    graph: nx.Graph | Collection[str],
+    size: int,
+    minimum: int,
+    beacon: bytes,
+    round: int,
+    kind: str = "random",
 ) -> Groups:
     """The groups of ``round`` (0 ≤ round < 2^64) over the nodes of ``graph``, each in drawn order.
+    Names alone, without a graph, stand for the complete one, which need not be made.
 
     ``size`` is k, the size aimed at; ``minimum``, at most k, the least of any group. No groups at all if
-    there are fewer nodes than that. Raises ScheduleError if ``kind`` is a grid that these nodes do not fill.
+    there are fewer nodes than that. Raises ScheduleError if ``kind`` is a grid that these nodes do not fill,
+    or clustered and a node has no region.
     """
     if not 1 <= minimum <= size:
         raise ValueError(f"a minimum of {minimum} does not fit groups of {size}")
     if kind == "grid":
         return _lines(graph, size, minimum, beacon, round)
-    if kind != "random":
+    if kind not in ("random", "clustered"):
         raise ValueError(f"unknown schedule {kind!r}")
     drawn = Draws(LABEL, beacon, round).permutation(sorted(graph))
-    return _partition(drawn, size, minimum) if _is_complete(graph) else _greedy(graph, drawn, size, minimum)
+    if kind == "clustered" and round % ACROSS != ACROSS - 1:
+        parts = _regions(graph, minimum)
+        return tuple(group for part in parts for group in _cut(part, drawn, size, minimum))
+    return _cut(graph, drawn, size, minimum)
 
 
 def grid_shape(count: int, size: int, minimum: int = 1) -> tuple[int, ...]:
@@ -78,8 +96,31 @@ def grid_shape(count: int, size: int, minimum: int = 1) -> tuple[int, ...]:
     return min(shapes, key=lambda shape: (len(shape), shape[-1] - shape[0], shape))
 
 
-def _is_complete(graph: nx.Graph) -> bool:
-    return all(degree == len(graph) - 1 for _, degree in graph.degree)
+def _cut(graph: nx.Graph | Collection[str], order: list[str], size: int, minimum: int) -> Groups:
+    """Groups of the nodes of ``graph``, which come in ``order`` (others may be in it)."""
+    if _is_complete(graph):
+        return _partition(
+            order if len(order) == len(graph) else [n for n in order if n in graph], size, minimum
+        )
+    return _greedy(graph, [node for node in order if node in graph], size, minimum)
+
+
+def _regions(graph: nx.Graph | Collection[str], minimum: int) -> list[nx.Graph]:
+    """The graph of each region, by its name; those of regions too small for a group come together, last."""
+    if not isinstance(graph, nx.Graph):
+        raise ScheduleError("clustered groups need a graph whose nodes have regions, not names alone")
+    found: dict[str, set[str]] = {}
+    for node, region in graph.nodes(data="region"):
+        if region is None:
+            raise ScheduleError(f"clustered groups need to know regions: {node} has none")
+        found.setdefault(str(region), set()).add(node)
+    large = [found[name] for name in sorted(found) if len(found[name]) >= minimum]
+    small: set[str] = set().union(*(part for part in found.values() if len(part) < minimum))
+    return [graph.subgraph(part) for part in (*large, small) if part]
+
+
+def _is_complete(graph: nx.Graph | Collection[str]) -> bool:
+    return not isinstance(graph, nx.Graph) or all(degree == len(graph) - 1 for _, degree in graph.degree)
 
 
 def _partition(drawn: list[str], size: int, minimum: int) -> Groups:
@@ -110,7 +151,7 @@ def _greedy(graph: nx.Graph, drawn: list[str], size: int, minimum: int) -> Group
     return tuple(tuple(sorted(members, key=place.__getitem__)) for members in gathered.values())
 
 
-def _lines(graph: nx.Graph, size: int, minimum: int, beacon: bytes, round: int) -> Groups:
+def _lines(graph: nx.Graph | Collection[str], size: int, minimum: int, beacon: bytes, round: int) -> Groups:
     if not _is_complete(graph):
         raise ScheduleError(
             "a grid needs the complete topology: its lines are no neighbourhoods of another graph"

@@ -15,6 +15,7 @@ HEAVY = {
     "nacl",
     "msgpack",
     "safetensors",
+    "matplotlib",
     "dp_accounting",
 }
 
@@ -38,13 +39,14 @@ def modules_after(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), (), ("no-such-command",), ("federation", "--help")]
+    "arguments",
+    [("--help",), ("--version",), (), ("no-such-command",), ("federation", "--help"), ("topology", "--help")],
 )
 def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert not modules_after(*arguments) & HEAVY
 
 
-@pytest.mark.parametrize("command", ["init", "node", "demo", "evaluate", "predict", "privacy"])
+@pytest.mark.parametrize("command", ["init", "node", "demo", "evaluate", "predict", "privacy", "simulate"])
 def test_the_help_of_a_command_imports_neither_torch_nor_libp2p(command: str) -> None:
     assert not modules_after(command, "--help") & {"torch", "libp2p", "trio", "dp_accounting"}
 

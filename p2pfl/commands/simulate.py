@@ -1,0 +1,198 @@
+"""``p2pfl simulate``: what a federation would come to, before anybody commits."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from p2pfl.node.errors import ConfigError, DataError, StorageError, UsageError, reason_of
+from p2pfl.progress import Progress
+from p2pfl.terminal import note
+
+if TYPE_CHECKING:
+    from p2pfl.simulation.experiment import Sweep
+    from p2pfl.simulation.running import Row
+
+_FLAGS: Final[Mapping[str, tuple[str, str]]] = {
+    "data": ("simulation.data", "heart_disease, or a file or folder"),
+    "nodes": ("simulation.nodes", "how many"),
+    "partition": ("simulation.partition", "natural, iid, dirichlet, shards or column"),
+    "alpha": ("simulation.alpha", "of the dirichlet partition"),
+    "topology": ("simulation.topology", "who may meet whom: see `p2pfl topology list`"),
+    "averaging": ("simulation.averaging", "in groups, with neighbours, or none"),
+    "group": ("groups.size", "members of a group"),
+    "rounds": ("training.rounds", "training rounds"),
+    "mode": ("privacy.mode", "distributed, local, organisation or none"),
+    "epsilon": ("privacy.epsilon", "the promise, for all rounds"),
+    "offline": ("simulation.offline", "probability that a node sits a round out"),
+    "attackers": ("simulation.attackers", "nodes that send something else"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``p2pfl simulate``."""
+    parser.description = (
+        "Simulate a federation. FILE is an experiment: a federation's TOML with a table [simulation], in"
+        " which any value may be a list, for a sweep; without one, the four hospitals. Options take the place"
+        " of what the file says; values separated by commas are a sweep too. With --output: a table, plots"
+        " and report.html, a page that says all of it."
+    )
+    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="the experiment")
+    parser.add_argument(
+        "--from",
+        dest="federation",
+        metavar="FILE",
+        type=Path,
+        help="simulate this federation's TOML as it is",
+    )
+    for name, (path, what) in _FLAGS.items():
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{what} ({path})")
+    parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        help="any other value, such as groups.minimum=4",
+    )
+    parser.add_argument("--seeds", metavar="N", type=int, help="runs of each, from different seeds")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, help="where results go, and where an interrupted sweep goes on"
+    )
+    parser.add_argument("--jobs", metavar="N", type=int, help="runs at a time (default: one for each core)")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Simulate, write the results, and print a summary."""
+    from p2pfl.simulation.summary import lines
+
+    text = _text(options.file)
+    sweep = _sweep(options, text)
+    rows = _performed(sweep, options, text)
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    for line in lines(rows, sweep.axes):
+        print(line)
+    return 0
+
+
+def _text(file: Path | None) -> str:
+    """The experiment; nothing is one too."""
+    try:
+        return "" if file is None else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read: {error}", "check the path") from None
+
+
+def _sweep(options: argparse.Namespace, text: str) -> "Sweep":
+    from p2pfl.gossip.records import FieldError
+    from p2pfl.simulation.experiment import read
+
+    overrides = _overrides(options)
+    if options.federation is not None:
+        if options.file is not None:
+            raise UsageError("--from is for a federation without an experiment", "leave FILE or --from out")
+        overrides["simulation.federation"] = str(options.federation.absolute())
+    base = Path() if options.file is None else options.file.parent
+    try:
+        return read(text, base, overrides)
+    except FieldError as error:
+        where = str(options.file or "the options")
+        raise ConfigError(
+            error.field or where, error.reason, f"see {where}, and docs/simulation.md"
+        ) from None
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, object]:
+    said = {path: getattr(options, name) for name, (path, _) in _FLAGS.items()}
+    found = {path: _value(text) for path, text in said.items() if text is not None}
+    for assignment in options.set:
+        path, equals, text = assignment.partition("=")
+        if not equals or path.count(".") != 1:
+            raise UsageError(
+                f"--set {assignment}: not PATH=VALUE", "say, for example, --set groups.minimum=4"
+            )
+        found[path] = _value(text)
+    if options.seeds is not None:
+        found["simulation.seeds"] = options.seeds
+    return found
+
+
+def _value(text: str) -> object:
+    """A number where it reads as one, a list where there are commas."""
+    parts = text.split(",")
+    if len(parts) > 1:
+        return [_value(part.strip()) for part in parts]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _performed(sweep: "Sweep", options: argparse.Namespace, text: str) -> "Sequence[Row]":
+    from p2pfl.simulation.sweep import cores, perform
+    from p2pfl.simulation.table import write
+
+    if options.output is None:
+        with TemporaryDirectory() as directory, cores(options.jobs) as executor:
+            return perform(sweep, Path(directory), executor, _Told())
+    _make(options.output)
+    with cores(options.jobs) as executor:
+        rows = perform(sweep, options.output, executor, _Told())
+    for path in [*write(rows, options.output), *_illustrated(sweep, rows, options, text)]:
+        note(f"wrote {path}")
+    return rows
+
+
+def _illustrated(
+    sweep: "Sweep", rows: "Sequence[Row]", options: argparse.Namespace, text: str
+) -> Sequence[Path]:
+    """The plots and the report, where they can be drawn."""
+    from p2pfl.figures import REMEDY, available
+
+    if not available():
+        note(f"no plots and no report, for want of matplotlib: {REMEDY}")
+        return []
+    from p2pfl.simulation.report import Again, write
+
+    return write(rows, sweep, options.output, Again(_words(options), text))
+
+
+def _words(options: argparse.Namespace) -> list[str]:
+    """The command line."""
+    given = {**{name: getattr(options, name) for name in _FLAGS}, "seeds": options.seeds}
+    words = ["p2pfl", "simulate", *([] if options.file is None else [str(options.file)])]
+    words += [] if options.federation is None else ["--from", str(options.federation)]
+    for name, value in given.items():
+        words += [] if value is None else [f"--{name}", str(value)]
+    for assignment in options.set:
+        words += ["--set", assignment]
+    return [*words, "--output", str(options.output)]
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{directory}: {reason_of(error)}", "name another with --output") from None
+
+
+class _Told:
+    """Shows how far a sweep is."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._progress is None:
+            self._progress = Progress(total - done)
+            self._progress.begin(f"{total} runs, {done} of them finished before" if done else f"{total} runs")
+        else:
+            self._progress.step()
+        if done == total:
+            self._progress.end()

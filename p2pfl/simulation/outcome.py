@@ -1,0 +1,21 @@
+"""What every engine says of a federation now and then."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How things stand after ``round`` rounds of training.
+
+    ``accuracy``: of the mean of all models; ``accuracy_mean``, ``accuracy_least``: over the nodes, honest
+    ones. ``loss``: of the mean model, in the objective's unit. ``consensus``: (1/n) Σ |x_i − x̄|².
+    ``attended``: share of nodes that were there.
+    """
+
+    round: int
+    accuracy: float
+    accuracy_mean: float
+    accuracy_least: float
+    loss: float
+    consensus: float
+    attended: float

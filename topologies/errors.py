@@ -1,0 +1,5 @@
+"""What can be wrong with a topology that a person asked for."""
+
+
+class TopologyError(ValueError):
+    """This topology, file, mixing scheme or parameter cannot be used; the message says why and what to do."""
