@@ -81,10 +81,11 @@ def _add_rows(total: NDArray[np.uint64], stream: Keystream, chunk: NDArray[Any])
         coins = _coins(stream, _SCRATCH.coins)
         for limb in range(max(1, block.itemsize // 4)):
             words = block if block.itemsize < 8 else block.view(np.uint32)[limb::2]
-            rows, product = _SCRATCH.rows.reshape(-1), _SCRATCH.product
+            used = -(-len(words) // WIDTH)
+            rows, product = _SCRATCH.rows[:used].reshape(-1), _SCRATCH.product
             np.copyto(rows[: len(words)], words)
             rows[len(words) :] = 0
-            np.matmul(coins, _SCRATCH.rows, out=product)
+            np.matmul(coins[:, :used], _SCRATCH.rows[:used], out=product)
             total += product.astype(np.uint64) << np.uint64(32 * limb)
 
 

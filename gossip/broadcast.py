@@ -16,8 +16,9 @@ from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import Values
 from p2pfl.gossip.masking import Masker
-from p2pfl.gossip.messages import Entries, Fetch, Masked, Message, Survivors, VectorMessage, on_the_wire
+from p2pfl.gossip.messages import Fetch, Message, Survivors
 from p2pfl.gossip.seat import Seat
+from p2pfl.gossip.vector_messages import Entries, Masked, VectorMessage, on_the_wire
 from p2pfl.gossip.wire import digest
 
 Choice = tuple[Entries, bytes]
@@ -79,9 +80,10 @@ class Broadcast:
         """
         seat = self._seat
         for ballot in ballots.values() if self._masked else ():
-            if seat.me not in dict(ballot.entries) or settled not in (None, ballot.choice):
+            chosen = seat.marks(ballot.entries)
+            if seat.me not in chosen or settled not in (None, ballot.choice):
                 continue
-            for owner, mark in ballot.entries:
+            for owner, mark in chosen.items():
                 if self._holds(owner, mark):
                     continue
                 patience = 0.0 if owner in seat.lost else seat.turn_seconds / 2
@@ -110,11 +112,12 @@ class Broadcast:
 
     def complete(self, choice: Choice) -> bool:
         """Whether we hold the masked sum that ``choice`` names."""
-        return not choice[1] and all(self._holds(*entry) for entry in choice[0])
+        return not choice[1] and all(self._holds(*entry) for entry in self._seat.marks(choice[0]).items())
 
     def total(self, choice: Choice) -> Callable[[], NDArray[Any]]:
         """What computes that sum, a fresh array."""
-        vectors = [self._vectors[peer][mark].data for peer, mark in choice[0]]
+        chosen = self._seat.marks(choice[0])
+        vectors = [self._vectors[peer][mark].data for peer, mark in chosen.items()]
         return lambda: add_up(vectors, self._seat.ring.dtype)
 
     @property
@@ -134,21 +137,19 @@ class Broadcast:
         """Whether we would sign what another has signed. Before the deadline nobody is left out who is
         still there, or the quickest to sign would choose the survivors.
         """
-        chosen = dict(ballot.entries)
+        chosen = self._seat.marks(ballot.entries)
         left_out = any(peer not in chosen for peer in self._seat.present)
         return self._seat.me in chosen and (not left_out or now >= self._masked_until)
 
     def _choose(self, now: float) -> Choice | None:
         """Everything we hold, once the phase is over and those before us in drawn order had their turn."""
         seat = self._seat
-        held = tuple(
-            (peer, next(iter(self._vectors[peer]))) for peer in seat.members if peer in self._vectors
-        )
+        held = {peer: next(iter(vectors)) for peer, vectors in self._vectors.items()}
         if self._commit_from is None or len(held) < seat.roster.thresholds.minimum_survivors:
             return None
         turn = seat.my_turn(self._commit_from)
         if now >= turn:
-            return held, b""
+            return seat.entries(held), b""
         seat.timer(f"commit/{turn}", turn)
         return None
 

@@ -14,6 +14,9 @@ they follow from the identity's key, the federation and the epoch, whatever was 
 with a restart. Two vectors in *different* rosters of one round are not evidence either, though no honest
 member sends them: the ledger that prevents it may be an older copy.
 
+**Members in it** are named by their numbers in the roster, whose digest is signed with them: two sets of
+numbers are two sets of members, whoever they are. The author names itself.
+
 **Which federation** a roster belongs to, its digest does not show. It need not: an honest identity
 contradicts itself in none. Who did in another federation is excluded here, too.
 

@@ -11,21 +11,35 @@
     sum         Result                      digest of the sum, so that a difference is noticed
 
 A ready names federation, epoch roster, round and attempt. Everything after the proposal names the digest of
-the roster, which covers all of these, so a message means nothing in any other place than its own.
+the roster, which covers all of these, so a message means nothing in any other place than its own. Those of
+masked and gather are in :mod:`p2pfl.gossip.vector_messages`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId
-from p2pfl.crypto.linear_check import CHECKS
 from p2pfl.gossip.canonical import pack
-from p2pfl.gossip.chunks import MAX_CHUNKS, longest_chunk_bytes
+from p2pfl.gossip.chunks import MAX_CHUNKS
+from p2pfl.gossip.vector_messages import (
+    MAX_ATTEMPTS,
+    MAX_MEMBERS,
+    Check,
+    Entries,
+    Held,
+    Masked,
+    Part,
+    Plan,
+    Pledge,
+    VectorMessage,
+    on_the_wire,
+    read_context,
+    read_entries,
+)
 from p2pfl.gossip.wire import (
     DIGEST_BYTES,
     Limits,
@@ -68,21 +82,9 @@ __all__ = [  # the codec too, so that a driver finds all it needs here
     "survivors_digest",
 ]
 
-MAX_MEMBERS: Final = 32
-"""Largest group; with it the cost of a round (k vectors, k^2 shares) is bounded before anything is known."""
-MAX_ATTEMPTS: Final = 4
-"""Attempts to form the group of one round, numbered from 0."""
 MAX_STAGE_CHARACTERS: Final = 32
 MAX_SHARE_BYTES: Final = 40
 MAX_SEALED_BYTES: Final = 256
-MAX_ELEMENT_BYTES: Final = 8
-"""Of one ring element, in the widest ring."""
-MAX_CHECK_BYTES: Final = MAX_MEMBERS * CHECKS * MAX_ELEMENT_BYTES
-
-Entries = tuple[tuple[PeerId, bytes], ...]
-"""Members, each with the mark of its masked vector."""
-Context = tuple[int, int, bytes]
-"""Round, attempt, roster digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ class Bundle(Message):
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        return cls(author, *_context(fields), fields.peer(), fields.blob(MAX_SEALED_BYTES))
+        return cls(author, *read_context(fields), fields.peer(), fields.blob(MAX_SEALED_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,199 +190,14 @@ class Ack(Message):
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        return cls(author, *_context(fields))
-
-
-@dataclass(frozen=True, slots=True)
-class Masked(Message):
-    """Chunk ``chunk`` of my masked vector, over the ring; the signature covers its digest."""
-
-    TAG: ClassVar[str] = "masked"
-    LABEL: ClassVar[bytes | None] = labels.MASKED
-    RELAYED: ClassVar[bool] = True
-
-    round: int
-    attempt: int
-    roster: bytes
-    chunk: int
-    digest: bytes
-    data: bytes | memoryview = field(repr=False, compare=False)
-    """The elements, little-endian."""
-
-    @classmethod
-    def of(
-        cls,
-        author: PeerId,
-        context: Context,
-        chunk: int,
-        data: bytes | memoryview,
-        known: bytes | None = None,
-    ) -> Self:
-        """The message (still unsigned) that carries ``data``; ``known``: its digest, if it is at hand."""
-        return cls(author, *context, chunk, known or digest(labels.MASKED_DIGEST, data), data)
-
-    def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.chunk, self.digest)
-
-    def payload(self) -> bytes | memoryview:
-        return self.data
-
-    @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        context, chunk, claimed = _context(fields), fields.number(MAX_CHUNKS), fields.digest()
-        if digest(labels.MASKED_DIGEST, payload) != claimed:
-            raise ValueError("the masked chunk is not the one that was signed")
-        return cls(author, *context, chunk, claimed, payload)
-
-    @classmethod
-    def max_payload_bytes(cls, limits: Limits) -> int:
-        return longest_chunk_bytes(limits.max_dim, MAX_ELEMENT_BYTES)
-
-
-@dataclass(frozen=True, slots=True)
-class Pledge(Message):
-    """The chunks of my masked vector have these digests, in order."""
-
-    TAG: ClassVar[str] = "pledge"
-    LABEL: ClassVar[bytes | None] = labels.PLEDGE
-
-    round: int
-    attempt: int
-    roster: bytes
-    digests: tuple[bytes, ...]
-
-    @property
-    def mark(self) -> bytes:
-        """What names the vector in a set of survivors."""
-        return digest(labels.PLEDGE, pack((self.roster, self.digests)))
-
-    def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.digests)
-
-    @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        return cls(author, *_context(fields), fields.items(MAX_CHUNKS, Reader.digest))
-
-
-@dataclass(frozen=True, slots=True)
-class Held(Message):
-    """I hold the pledges of these members, and of their vectors the chunks that are mine to add up; in
-    roster order. I wait for no others.
-    """
-
-    TAG: ClassVar[str] = "held"
-    LABEL: ClassVar[bytes | None] = labels.HELD
-
-    round: int
-    attempt: int
-    roster: bytes
-    entries: Entries
-
-    def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.entries)
-
-    @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        return cls(author, *_context(fields), fields.items(MAX_MEMBERS, _entry))
-
-
-@dataclass(frozen=True, slots=True)
-class Plan(Message):
-    """Let us add up these vectors, in roster order, and these members the chunks. Binds nobody; each plan of
-    an author has fewer vectors than its last.
-    """
-
-    TAG: ClassVar[str] = "plan"
-    LABEL: ClassVar[bytes | None] = labels.PLAN
-
-    round: int
-    attempt: int
-    roster: bytes
-    entries: Entries
-    owners: tuple[PeerId, ...]
-
-    @property
-    def mark(self) -> bytes:
-        """What names the plan, whoever its author is."""
-        return digest(labels.PLAN, pack((self.roster, self.entries, self.owners)))
-
-    def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.entries, self.owners)
-
-    @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        context, entries = _context(fields), fields.items(MAX_MEMBERS, _entry)
-        return cls(author, *context, entries, fields.items(MAX_MEMBERS, Reader.peer))
-
-
-@dataclass(frozen=True, slots=True)
-class Part(Message):
-    """The sum of chunk ``chunk`` of the masked vectors of the plan with that mark."""
-
-    TAG: ClassVar[str] = "part"
-    LABEL: ClassVar[bytes | None] = labels.PART
-    RELAYED: ClassVar[bool] = True
-
-    round: int
-    attempt: int
-    roster: bytes
-    plan: bytes
-    chunk: int
-    digest: bytes
-    data: bytes | memoryview = field(repr=False, compare=False)
-    """The elements, little-endian."""
-
-    def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.plan, self.chunk, self.digest)
-
-    def payload(self) -> bytes | memoryview:
-        return self.data
-
-    @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        context, plan = _context(fields), fields.digest()
-        chunk, claimed = fields.number(MAX_CHUNKS), fields.digest()
-        if digest(labels.PART_DIGEST, payload) != claimed:
-            raise ValueError("the part is not the one that was signed")
-        return cls(author, *context, plan, chunk, claimed, payload)
-
-    @classmethod
-    def max_payload_bytes(cls, limits: Limits) -> int:
-        return longest_chunk_bytes(limits.max_dim, MAX_ELEMENT_BYTES)
-
-
-@dataclass(frozen=True, slots=True)
-class Check(Message):
-    """I was given parts with these digests, and these are the words of my own masked vector for every owner
-    of chunks (:mod:`p2pfl.crypto.linear_check`), one after the other in roster order.
-    """
-
-    TAG: ClassVar[str] = "check"
-    LABEL: ClassVar[bytes | None] = labels.CHECK
-    RELAYED: ClassVar[bool] = True
-
-    round: int
-    attempt: int
-    roster: bytes
-    plan: bytes
-    parts: tuple[bytes, ...]
-    words: bytes
-
-    def body(self) -> tuple[object, ...]:
-        return (self.round, self.attempt, self.roster, self.plan, self.parts, self.words)
-
-    @classmethod
-    def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        context, plan = _context(fields), fields.digest()
-        parts = fields.items(MAX_CHUNKS, Reader.digest)
-        return cls(author, *context, plan, parts, fields.blob(MAX_CHECK_BYTES))
+        return cls(author, *read_context(fields))
 
 
 @dataclass(frozen=True, slots=True)
 class Survivors(Message):
-    """I stand by summing exactly these vectors, named by author and mark in roster order, and hold their
-    masked sum. One per member and round. ``parts`` names the parts (:func:`parts_digest`), or is empty where
-    vectors were broadcast.
+    """I stand by summing exactly these vectors, named by author and mark, and hold their masked sum. One per
+    member and round. ``parts`` names the parts (:func:`parts_digest`), or is empty where vectors were
+    broadcast.
     """
 
     TAG: ClassVar[str] = "survivors"
@@ -402,18 +219,11 @@ class Survivors(Message):
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        context, entries = _context(fields), fields.items(MAX_MEMBERS, _entry)
+        context, entries = read_context(fields), read_entries(fields)
         parts = fields.blob(DIGEST_BYTES)
         if len(parts) not in (0, DIGEST_BYTES):
             raise ValueError("the parts are neither named by a digest nor left out")
         return cls(author, *context, entries, parts)
-
-
-def _entry(item: Reader) -> tuple[PeerId, bytes]:
-    pair = item.nested()
-    entry = (pair.peer(), pair.digest())
-    pair.end()
-    return entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,7 +248,7 @@ class Fetch(Message):
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        context, kind = _context(fields), fields.text(MAX_STAGE_CHARACTERS)
+        context, kind = read_context(fields), fields.text(MAX_STAGE_CHARACTERS)
         if kind not in (Masked.TAG, Part.TAG, Check.TAG):
             raise ValueError("nothing of this kind is fetched")
         return cls(author, *context, kind, fields.peer(), fields.number(MAX_CHUNKS), fields.digest())
@@ -466,7 +276,7 @@ class Reveal(Message):
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        context, survivors = _context(fields), fields.digest()
+        context, survivors = read_context(fields), fields.digest()
         return cls(
             author, *context, survivors, fields.items(MAX_MEMBERS, lambda item: item.blob(MAX_SHARE_BYTES))
         )
@@ -490,11 +300,9 @@ class Result(Message):
 
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
-        return cls(author, *_context(fields), fields.digest(), fields.digest())
+        return cls(author, *read_context(fields), fields.digest(), fields.digest())
 
 
-VectorMessage = Masked | Pledge | Held | Plan | Part | Check
-"""What brings everybody the masked sum."""
 SumMessage = Bundle | Ack | VectorMessage | Survivors | Fetch | Reveal | Result
 """What is exchanged once a roster is agreed."""
 RoundMessage = Ready | Proposal | SumMessage
@@ -528,16 +336,3 @@ def parts_digest(survivors: bytes, parts: Sequence[bytes]) -> bytes:
 def result_digest(survivors: bytes, total: NDArray[Any]) -> bytes:
     """What identifies a sum over the survivors with that digest."""
     return digest(labels.RESULT_DIGEST, survivors, on_the_wire(total))
-
-
-def on_the_wire(values: NDArray[Any]) -> memoryview:
-    """The bytes of ring elements as they cross the wire, little-endian: the array's own, which must not
-    change any more.
-    """
-    own = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
-    own.flags.writeable = False
-    return own.view(np.uint8).data
-
-
-def _context(fields: Reader) -> Context:
-    return fields.number(), fields.number(MAX_ATTEMPTS), fields.digest()

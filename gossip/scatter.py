@@ -26,7 +26,7 @@ most, until that was looked at. Each colluder can make us keep (k - t + 1) / k o
 that do not exist. What was not asked for is not kept.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -37,21 +37,10 @@ from p2pfl.gossip.broadcast import Choice, mask_slice
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import Values
 from p2pfl.gossip.masking import Masker
-from p2pfl.gossip.messages import (
-    Check,
-    Entries,
-    Fetch,
-    Held,
-    Masked,
-    Message,
-    Part,
-    Plan,
-    Pledge,
-    Survivors,
-    VectorMessage,
-)
+from p2pfl.gossip.messages import Fetch, Message, Survivors
 from p2pfl.gossip.seat import Seat
 from p2pfl.gossip.trial import Chunk, Trial
+from p2pfl.gossip.vector_messages import Check, Entries, Held, Masked, Part, Plan, Pledge, VectorMessage
 
 _EARLY_PLANS: Final = 1
 """Plans, not known yet, of which parts and checks are kept for each author."""
@@ -166,14 +155,12 @@ class Scatter:
                 del self._held[place]
 
     def _take_held(self, held: Held) -> None:
-        peers = [peer for peer, _ in held.entries]
-        if peers != [peer for peer in self._seat.members if peer in peers] or held.author not in peers:
-            raise RemoteProtocolError(held.author, "holds what is no subset of the roster around it")
+        self._seat.check_entries(held.author, held.entries)
         self._seat.keep(self._helds, held)
 
     def _take_plan(self, plan: Plan) -> None:
         self._seat.check_survivors(plan.author, plan.entries)
-        if not plan.owners or plan.owners != tuple(peer for peer, _ in plan.entries if peer in plan.owners):
+        if not plan.owners or not set(plan.owners) <= {number for number, _ in plan.entries}:
             raise RemoteProtocolError(plan.author, "a plan whose owners are none of its members")
         last = self._plans.get(plan.author)
         if last is None or set(plan.entries) < set(last.entries):
@@ -210,9 +197,9 @@ class Scatter:
         seat = self._seat
         if seat.me in self._helds:
             return
-        held = tuple((peer, self._pledges[peer].mark) for peer in seat.members if self._has_all_of(peer))
-        if now >= self._masked_until or not self._awaited(dict(held)):
-            self._helds[seat.me] = seat.broadcast(Held(seat.me, *seat.context, held))
+        held = [peer for peer in seat.members if self._has_all_of(peer)]
+        if now >= self._masked_until or not self._awaited(held):
+            self._helds[seat.me] = seat.broadcast(Held(seat.me, *seat.context, self._entries(held)))
 
     def _plan(self, now: float) -> None:
         """Make a plan if there is none, or none that is any good, and it is our turn."""
@@ -231,9 +218,10 @@ class Scatter:
         if now < turn:
             seat.timer(f"plan/{turn}", turn)
             return
-        entries, owners = self._choose(current, now)
-        enough = len(entries) >= seat.roster.thresholds.minimum_survivors
-        if enough and seat.me in dict(entries) and self._is_smaller(entries, current):
+        chosen = self._choose(current, now)
+        entries, owners = self._entries(chosen), self._owners(chosen)
+        enough = len(chosen) >= seat.roster.thresholds.minimum_survivors
+        if enough and seat.me in chosen and self._is_smaller(entries, current):
             self._plans[seat.me] = plan = seat.broadcast(Plan(seat.me, *seat.context, entries, owners))
             self._begin_trial(plan, now)
         elif current is None and now >= self._masked_until and not self._awaited(self._helds):
@@ -249,8 +237,8 @@ class Scatter:
             seat.timer("held", self._late)
         return self._late
 
-    def _choose(self, current: Trial | None, now: float) -> tuple[Entries, tuple[PeerId, ...]]:
-        """Whose vectors, and who adds them up: whoever holds what is needed of all of them.
+    def _choose(self, current: Trial | None, now: float) -> list[PeerId]:
+        """Whose vectors are added up: such that somebody holds all that it adds up of them.
 
         A member that says it lacks chunks of another is no owner then; which of the two is to blame, nobody
         can tell. Only a vector that more lack than may collude is left out.
@@ -264,22 +252,26 @@ class Scatter:
         while chosen and not self._owners(chosen):
             lack = {peer: self._lack(peer, chosen) for peer in reversed(chosen)}
             chosen.remove(max(lack, key=lack.__getitem__))
-        entries = tuple((peer, self._pledges[peer].mark) for peer in chosen)
-        return entries, self._owners(chosen)
+        return chosen
+
+    def _entries(self, peers: Iterable[PeerId]) -> Entries:
+        return self._seat.entries({peer: self._pledges[peer].mark for peer in peers})
 
     def _lack(self, of: PeerId, among: Collection[PeerId]) -> int:
         """How many of these members say that they lack chunks of ``of``, or have another pledge of it."""
         pledge = self._pledges.get(of)
-        entry = None if pledge is None else (of, pledge.mark)
+        entry = None if pledge is None else (self._seat.number[of], pledge.mark)
         return sum(peer in self._helds and entry not in self._helds[peer].entries for peer in among)
 
-    def _owners(self, chosen: Collection[PeerId]) -> tuple[PeerId, ...]:
-        """Those of ``chosen`` that say they hold what they add up of all of them."""
+    def _owners(self, chosen: Collection[PeerId]) -> tuple[int, ...]:
+        """Those of ``chosen`` that say they hold what they add up of all of them: they are to add it up."""
         if not all(peer in self._pledges for peer in chosen):
             return ()
-        entries = {(peer, self._pledges[peer].mark) for peer in chosen}
+        entries = set(self._entries(chosen))
         return tuple(
-            peer for peer in chosen if peer in self._helds and entries <= set(self._helds[peer].entries)
+            self._seat.number[peer]
+            for peer in chosen
+            if peer in self._helds and entries <= set(self._helds[peer].entries)
         )
 
     def _follow(self, now: float) -> None:
@@ -366,9 +358,10 @@ class Scatter:
         """Whether somebody who is not lost is not among ``peers``, and may still be in a plan. Others say
         what they hold earlier than we, if their deadline comes first; then it is of no use to wait for more.
         """
-        helds, most = self._helds.values(), self._seat.roster.thresholds.colluders
+        most = self._seat.roster.thresholds.colluders
+        helds = [self._seat.marks(held.entries) for held in self._helds.values()]
         return any(
-            peer not in peers and sum(peer not in dict(held.entries) for held in helds) <= most
+            peer not in peers and sum(peer not in held for held in helds) <= most
             for peer in self._seat.present
         )
 
@@ -381,8 +374,10 @@ class Scatter:
 
     def _is_fair(self, plan: Plan, now: float) -> bool:
         """Whether it contains us, of the vectors that we know, and leaves nobody out without need."""
-        seat, chosen = self._seat, dict(plan.entries)
-        known = all(peer in self._pledges and self._pledges[peer].mark == mark for peer, mark in plan.entries)
+        seat, chosen = self._seat, self._seat.marks(plan.entries)
+        known = all(
+            peer in self._pledges and self._pledges[peer].mark == mark for peer, mark in chosen.items()
+        )
         if seat.me not in chosen or not known:
             return False
         current = self._current

@@ -1,6 +1,6 @@
 """What the parts of one member's secure sum share: its place, what it may use, and what is to go out."""
 
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from typing import TypeVar
 
 from p2pfl.crypto.identity import Identity, PeerId
@@ -8,8 +8,9 @@ from p2pfl.crypto.ring import Ring
 from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import Compute, Effect, Evidence, Send, SetTimer
-from p2pfl.gossip.messages import Context, Entries, SumMessage
+from p2pfl.gossip.messages import SumMessage
 from p2pfl.gossip.roster import Roster
+from p2pfl.gossip.vector_messages import Context, Entries
 from p2pfl.gossip.wire import Message, signed
 
 _S = TypeVar("_S", bound=SumMessage)
@@ -33,6 +34,8 @@ class Seat:
         timer_prefix: str,
     ) -> None:
         self.roster, self.lost, self.phase_seconds = roster, lost, phase_seconds
+        self.members = roster.members
+        """In drawn order."""
         self.ring, self.chunks = ring, chunks
         self.me = identity.peer_id
         self.number = {peer: number for number, peer in enumerate(roster.members)}
@@ -40,11 +43,6 @@ class Seat:
         self._out: list[Effect] = []
         self._timers: set[str] = set()
         self._accused: set[tuple[PeerId, str]] = set()
-
-    @property
-    def members(self) -> tuple[PeerId, ...]:
-        """All of the roster, in drawn order."""
-        return self.roster.members
 
     @property
     def context(self) -> Context:
@@ -111,10 +109,22 @@ class Seat:
             self.accuse(message.author, f"two different values of {message.TAG}", known, message)
         return known is None
 
+    def marks(self, entries: Entries) -> dict[PeerId, bytes]:
+        """By member, in drawn order; of entries that were checked."""
+        return {self.members[number]: mark for number, mark in entries}
+
+    def entries(self, marks: Mapping[PeerId, bytes]) -> Entries:
+        """The inverse of :meth:`marks`."""
+        return tuple(sorted((self.number[peer], mark) for peer, mark in marks.items()))
+
+    def check_entries(self, author: PeerId, entries: Entries) -> None:
+        """Raise unless these, whose numbers ascend, are of members of the roster, ``author`` among them."""
+        numbers = {number for number, _ in entries}
+        if self.number[author] not in numbers or max(numbers) >= len(self.members):
+            raise RemoteProtocolError(author, "members that are no subset of the roster around it")
+
     def check_survivors(self, author: PeerId, entries: Entries) -> None:
-        """Raise unless ``entries`` are in roster order, ``author`` among them, and enough to be summed."""
-        peers = [peer for peer, _ in entries]
-        if peers != [peer for peer in self.members if peer in peers] or author not in peers:
-            raise RemoteProtocolError(author, "survivors that are no subset of the roster around it")
-        if len(peers) < self.roster.thresholds.minimum_survivors:
+        """Raise for entries of others, too, or too few to be summed."""
+        self.check_entries(author, entries)
+        if len(entries) < self.roster.thresholds.minimum_survivors:
             raise RemoteProtocolError(author, "fewer survivors than may be summed")

@@ -301,7 +301,7 @@ class SecureSum:
             if max(votes.values(), default=0) + undecided < threshold:
                 self.failure = "too few members are left, or too many disagree, to settle on survivors"
             return
-        chosen = dict(settled[0][0])
+        chosen = self._seat.marks(settled[0][0])
         if self._me in chosen and not self.sent_masked:
             self.failure = "the others settled on a vector that we never sent"
             return
@@ -314,14 +314,14 @@ class SecureSum:
         shares = tuple(held.seed if peer in chosen else held.key for peer, held in held)
         reveal = Reveal(self._me, *self._seat.context, self._settled_mark, shares)
         self._reveals[self._me] = self._seat.broadcast(reveal, chosen)
-        survivors = frozenset(self._seat.number[peer] for peer in chosen)
+        survivors = frozenset(number for number, _ in settled[0][0])
         self._recovery = Recovery(self.roster, self._suite, survivors)
 
     def _sum(self, now: float) -> None:
         """Once every secret is recovered and the masked sum is here, unmask it."""
         if self._settled is None or self._recovery is None or self._computing:
             return
-        chosen, number = dict(self._settled[0]), self._seat.number
+        chosen, number = self._seat.marks(self._settled[0]), self._seat.number
         reveals = {
             number[peer]: reveal.shares
             for peer, reveal in self._reveals.items()
@@ -348,7 +348,8 @@ class SecureSum:
 
     def _conclude(self, total: NDArray[Any]) -> None:
         assert self._settled is not None
-        roster, survivors, mark = self.roster, tuple(dict(self._settled[0])), self._settled_mark
+        roster, mark = self.roster, self._settled_mark
+        survivors = tuple(self._seat.marks(self._settled[0]))
         self.completed = True
         self._masking.forget()
         self._shares.clear()
@@ -362,7 +363,7 @@ class SecureSum:
         """Nobody waits for it: it only tells the others what we came to."""
         assert self._settled is not None
         result = Result(self._me, *self.roster.context, self._settled_mark, mark)
-        self._results[self._me] = self._seat.broadcast(result, dict(self._settled[0]))
+        self._results[self._me] = self._seat.broadcast(result, self._seat.marks(self._settled[0]))
         for other in self._results.values():
             self._compare(other)
 

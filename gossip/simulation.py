@@ -125,6 +125,8 @@ class SimNetwork:
         self._crashes, self._loss_seconds = dict(crashes or {}), loss_seconds
         self._random = np.random.default_rng(seed)
         self._numbers, self._due = count(), list[_Due]()
+        self._crossing: tuple[PeerId, Message, Message | RemoteProtocolError] | None = None
+        self._crossing_bytes = 0
 
     def post(self, peer: PeerId, event: Event, at: float | None = None) -> None:
         """Let ``event`` happen to ``peer``, now or at a later time."""
@@ -190,16 +192,28 @@ class SimNetwork:
 
     def _transmit(self, sender: PeerId, receiver: PeerId, message: Message) -> None:
         if self._codec is not None:
-            data = encode(message)
-            self.bytes_sent += len(data)
-            try:
-                message = decode_untrusted(sender, data, self._codec.limits, self._codec.kinds)
-            except RemoteProtocolError as error:
-                self.errors.append((receiver, error))
+            arrived = self._crossed(sender, message, self._codec)
+            self.bytes_sent += self._crossing_bytes
+            if isinstance(arrived, RemoteProtocolError):
+                self.errors.append((receiver, arrived))
                 return
+            message = arrived
         if receiver in self.machines:
             for delay in self._link(sender, receiver, message, self._random):
                 self.post(receiver, Received(sender, message), self.now + delay)
+
+    def _crossed(self, sender: PeerId, message: Message, codec: Codec) -> Message | RemoteProtocolError:
+        """What arrives, or what is wrong with it: the same for everybody to whom it is sent in a row."""
+        if self._crossing is None or self._crossing[0] != sender or self._crossing[1] is not message:
+            data = encode(message)
+            self._crossing_bytes = len(data)
+            arrived: Message | RemoteProtocolError
+            try:
+                arrived = decode_untrusted(sender, data, codec.limits, codec.kinds)
+            except RemoteProtocolError as error:
+                arrived = error
+            self._crossing = sender, message, arrived
+        return self._crossing[2]
 
     def _push(self, at: float, peer: PeerId, event: Event | Callable[[], None]) -> None:
         heapq.heappush(self._due, _Due(at, next(self._numbers), peer, event))

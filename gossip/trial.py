@@ -42,19 +42,9 @@ from p2pfl.crypto.linear_check import CHECKS, Words, check_values
 from p2pfl.gossip.broadcast import Choice, add_up
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.errors import RemoteProtocolError
-from p2pfl.gossip.messages import (
-    Check,
-    Fetch,
-    Masked,
-    Message,
-    Part,
-    Plan,
-    Pledge,
-    on_the_wire,
-    parts_digest,
-    survivors_digest,
-)
+from p2pfl.gossip.messages import Fetch, Message, parts_digest, survivors_digest
 from p2pfl.gossip.seat import Seat
+from p2pfl.gossip.vector_messages import Check, Masked, Part, Plan, Pledge, on_the_wire
 from p2pfl.gossip.wire import digest
 
 Chunk = tuple[PeerId, int]
@@ -78,7 +68,7 @@ class Trial:
         until: float,
     ) -> None:
         self.entries, self.mark, self.until = plan.entries, plan.mark, until
-        self.members = tuple(peer for peer, _ in plan.entries)
+        self.members = tuple(seat.marks(plan.entries))
         self.lost_before = frozenset(seat.lost)
         """Members that whoever made the plan could reach, if we cannot."""
         self.wanted: set[Chunk] = set()
@@ -87,8 +77,7 @@ class Trial:
         self.culprits: set[PeerId] = set()
         """Members of the plan that broke the protocol, so that it is of no use."""
         self._seat, self._pledges, self._held = seat, pledges, held
-        numbers = [seat.number[peer] for peer in plan.owners]
-        self._owners = [seat.chunks.owner(chunk, numbers) for chunk in range(seat.chunks.count)]
+        self._owners = [seat.chunks.owner(chunk, plan.owners) for chunk in range(seat.chunks.count)]
         self._owned: defaultdict[int, list[int]] = defaultdict(list)  # chunks, by owner
         for chunk, owner in enumerate(self._owners):
             self._owned[owner].append(chunk)

@@ -1,11 +1,10 @@
-"""docs/protocol.md against the code: its examples are recomputed, its tables compared, its names looked up.
+"""docs/protocol.md against the code: its examples are recomputed. Its tables: test_protocol_tables.py.
 
 An example is a fenced block ``example <name>`` of lines ``key = value``; a line that begins with a space goes
 on with the one before. Some of the values are what the example starts from, the code computes the others, and
 no line may be neither.
 """
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -21,31 +20,15 @@ from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id, public_key_of
 from p2pfl.crypto.masks import Mask
 from p2pfl.crypto.randomness import Keystream
 from p2pfl.crypto.ring import Encoding, decode, largest_fraction_bits
-from p2pfl.gossip import chunks, epoch, epoch_messages, evidence, exchange, messages, wire
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.epoch_messages import commitment_to
 from p2pfl.gossip.manifest import (
-    PARAMETER_LIMIT,
-    Column,
     ConvolutionalModel,
     DenseModel,
-    EvaluationSpec,
-    GroupSpec,
-    ImageTask,
     Manifest,
     ModelSpec,
-    OutsideModel,
-    OutsideTask,
-    PluginModel,
-    PluginTask,
-    PrivacySpec,
     SequenceModel,
-    TabularTask,
-    Tensor,
-    TextTask,
-    TimingSpec,
-    TrainingSpec,
     canonical_bytes,
     from_toml,
 )
@@ -59,38 +42,21 @@ from p2pfl.gossip.messages import (
     roster_digest,
     survivors_digest,
 )
-from p2pfl.gossip.own_spec import IntegerArgument, NumberArgument, TextArgument
-from p2pfl.gossip.participant import MAX_AHEAD, MESSAGES
 from p2pfl.gossip.presences import Author, PresenceSet
 from p2pfl.gossip.records import plain
 from p2pfl.gossip.suite import SUITE
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.gossip.tickets import issue
 from p2pfl.gossip.wire import digest, encode, signed
-from p2pfl.node import admission, privacy
+from p2pfl.node import privacy
 from p2pfl.node.admission import Greeting
-from p2pfl.node.daemon import LIMITS
 from p2pfl.node.privacy import stage_plan
-from p2pfl.node.programme import mixing_rounds
 from p2pfl.node.released import Released
 from p2pfl.node.training.models import Model
-from p2pfl.node.transport_reception import ADMISSION
-from p2pfl.node.transport_types import MAX_GREETING, MAX_REASON
 from p2pfl.topologies import graphs, schedule
 from p2pfl.topologies.draws import Draws
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
-MANIFEST_TABLES: Mapping[str, tuple[type, ...]] = {
-    "## 3. Manifest": (TrainingSpec, PrivacySpec, GroupSpec, TimingSpec, EvaluationSpec),
-    "**Tabular**: ": (TabularTask, Column),
-    "**Images**: ": (ImageTask,),
-    "**Text**: ": (TextTask,),
-    "**Plug-in**: ": (PluginTask, IntegerArgument, NumberArgument, TextArgument),
-    "**Outside**: ": (OutsideTask,),
-    "### Models": (DenseModel, ConvolutionalModel, SequenceModel, PluginModel, OutsideModel, Tensor),
-}
-"""The records whose fields are in the first table below each place."""
-LABELS: Mapping[str, bytes] = {name: value for name, value in vars(labels).items() if name.isupper()}
 
 
 class Given:
@@ -358,7 +324,7 @@ def sum_example(given: Given) -> dict[str, str]:
     identity, roster = given.identity("seed"), given.blob("roster digest")
     values = np.array(given.numbers("values"), np.uint32)
     masked = signed(identity, Masked.of(identity.peer_id, (7, 0, roster), 0, values.tobytes()))
-    survivors = survivors_digest(roster, ((identity.peer_id, masked.digest),))
+    survivors = survivors_digest(roster, ((0, masked.digest),))
     total = np.array(given.numbers("total"), np.uint32)
     return {
         "message": encode(masked).hex(),
@@ -383,19 +349,21 @@ def chunks_example(given: Given) -> dict[str, str]:
     }
 
 
+ANYBODY = Identity.from_seed(bytes(32)).peer_id
+
+
 def gathering_example(given: Given) -> dict[str, str]:
     roster = given.blob("roster digest")
-    members = [parse_peer_id(word) for word in given.text("members").split()]
     vectors = [
         [bytes.fromhex(word) for word in given.text(f"chunks of the {name}").split()]
         for name in ("first", "second")
     ]
     pledges = [
-        Pledge(member, 7, 0, roster, tuple(digest(labels.MASKED_DIGEST, chunk) for chunk in chunks))
-        for member, chunks in zip(members, vectors, strict=True)
+        Pledge(ANYBODY, 7, 0, roster, tuple(digest(labels.MASKED_DIGEST, chunk) for chunk in chunks))
+        for chunks in vectors
     ]
-    entries = tuple((pledge.author, pledge.mark) for pledge in pledges)
-    plan = Plan(members[0], 7, 0, roster, entries, (members[1],))
+    entries = tuple((number, pledge.mark) for number, pledge in enumerate(pledges))
+    plan = Plan(ANYBODY, 7, 0, roster, entries, (1,))
     sums = [
         np.frombuffer(one, "<u4") + np.frombuffer(other, "<u4") for one, other in zip(*vectors, strict=True)
     ]
@@ -405,6 +373,7 @@ def gathering_example(given: Given) -> dict[str, str]:
         "digests of the first's": " ".join(each.hex() for each in pledges[0].digests),
         "mark of the first": pledges[0].mark.hex(),
         "mark of the second": pledges[1].mark.hex(),
+        "entries, packed": pack(entries).hex(),
         "mark of the plan": plan.mark.hex(),
         "digests of the parts": " ".join(part.hex() for part in parts),
         "digest of the set": survivors.hex(),
@@ -568,131 +537,6 @@ def test_the_readies_signature_verifies_without_this_code() -> None:
     ready, identity = EXAMPLES["ready"], EXAMPLES["identity"]
     signed_bytes = b"p2pfl/ready/v1\x00" + bytes.fromhex(ready["body"])
     VerifyKey(bytes.fromhex(identity["public key"])).verify(signed_bytes, bytes.fromhex(ready["signature"]))
-
-
-@pytest.mark.parametrize("name", LABELS)
-def test_every_label_is_in_the_table(name: str) -> None:
-    assert f"`{LABELS[name].decode()}`" in PAGE
-
-
-def test_labels_outside_the_list_are_there_too() -> None:
-    for label in (graphs._LABEL, schedule.LABEL, schedule.LABEL + b"/grid"):
-        assert f"`{label.decode()}`" in PAGE
-
-
-@pytest.mark.parametrize("tag", MESSAGES)
-def test_every_message_has_its_fields_in_order(tag: str) -> None:
-    found = re.search(rf"^#### `{tag}`(.*?)^#", PAGE, re.DOTALL | re.MULTILINE)
-    assert found, f"{tag} has no section"
-    kind = MESSAGES[tag]
-    first, _, rest = found[1].partition("\n")
-    assert ("not signed" in first) == (kind.LABEL is None)
-    assert ("relayed" in first) == kind.RELAYED
-    if kind.LABEL is not None:
-        assert f"`{kind.LABEL.decode()}`" in first
-    cells = re.findall(r"^\| (`[a-z_`, ]+) \|", rest, re.MULTILINE)
-    names = [name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)]
-    fields = [field.name for field in dataclasses.fields(kind)]
-    assert names == [name for name in fields if name not in ("author", "signature")]
-
-
-@pytest.mark.parametrize("place", MANIFEST_TABLES)
-def test_every_field_of_the_manifest_is_in_its_table(place: str) -> None:
-    """Those that a manifest may lack with their default."""
-    table = PAGE.partition(f"\n{place}")[2].partition("\n|")[2].partition("\n\n")[0]
-    rows = [row.split("|") for row in table.splitlines()]
-    for field in (field for record in MANIFEST_TABLES[place] for field in dataclasses.fields(record)):
-        name = re.compile(rf"`(\w+\.|…\.)?{field.name}`")
-        found = [row for row in rows if name.search("".join(row[:3]))]
-        assert found or field.name == "kind", field.name
-        if "added" in field.metadata:
-            assert any("default" in "".join(row) for row in found), field.name
-
-
-def constants() -> dict[str, float | str]:
-    limits = LIMITS
-    return {
-        "most members of a group": messages.MAX_MEMBERS,
-        "attempts of a round": messages.MAX_ATTEMPTS,
-        "characters of a stage": messages.MAX_STAGE_CHARACTERS,
-        "bytes of a share field": messages.MAX_SHARE_BYTES,
-        "bytes of a sealed bundle": messages.MAX_SEALED_BYTES,
-        "chunks": chunks.MAX_CHUNKS,
-        "bytes of a broadcast": chunks.BROADCAST_BYTES,
-        "usual bytes of a chunk": chunks.CHUNK_BYTES,
-        "usual chunks": chunks.USUAL_CHUNKS,
-        "words of a check": linear_check.CHECKS,
-        "width of a row": linear_check.WIDTH,
-        "rows of a block": linear_check.BLOCK_ROWS,
-        "bytes of a check's words": messages.MAX_CHECK_BYTES,
-        "bytes of an accusing message": evidence.MAX_STATEMENT_BYTES,
-        "bytes of a body": wire.Limits(0).max_body_bytes,
-        "authors of an epoch": epoch_messages.MAX_ROSTER,
-        "addresses of a presence": epoch_messages.MAX_ADDRESSES,
-        "bytes of an address": epoch_messages.MAX_ADDRESS_BYTES,
-        "epochs ahead": exchange.MAX_LEAP,
-        "rounds ahead": MAX_AHEAD,
-        "settle": epoch.SETTLE_SECONDS,
-        "tell": exchange.TELL_SECONDS,
-        "beat": exchange.BEAT_SECONDS,
-        "heartbeat": exchange.HEARTBEAT_SECONDS,
-        "fan-out": exchange.FANOUT,
-        "bytes of a greeting": admission.MAX_GREETING_BYTES,
-        "bytes of a greeting frame, without token": MAX_GREETING,
-        "bytes of a reason": MAX_REASON,
-        "bytes of a message": limits.max_message,
-        "bytes of an answer": limits.max_response,
-        "seconds of a guest": limits.guest_seconds,
-        "bytes of a guest": limits.guest_bytes,
-        "streams": limits.max_streams,
-        "idle seconds": limits.idle_seconds,
-        "requests at a time": limits.requests,
-        "bytes of a request": limits.max_request,
-        "records of a table": privacy.MAX_RECORDS,
-        "limit of a parameter": PARAMETER_LIMIT,
-        "cap of a loss": privacy.LOSS_CAP,
-        "finest noise": privacy.GRID_SIGMA,
-        "coarsest noise": privacy.LEAST_SIGMA,
-        "admission": ADMISSION,
-    }
-
-
-@pytest.mark.parametrize("name", constants())
-def test_a_constant_is_what_the_code_says(name: str) -> None:
-    found = re.search(rf"^\| {re.escape(name)} \| ([^|]+) \|", PAGE, re.MULTILINE)
-    assert found, f"no row for {name}"
-    value = constants()[name]
-    shown = found[1].strip(" `").replace(" ", "")
-    assert (shown if isinstance(value, str) else float(shown)) == value
-
-
-def test_the_table_of_contradictions() -> None:
-    section = PAGE.partition("### Exclusion")[2].partition("\n### ")[0]
-    found = {}
-    for tags, place, bound in re.findall(
-        r"^\| (`[a-z`, ]+) \| (`[a-z_`, ]+) \| (.+) \|$", section, re.MULTILINE
-    ):
-        for tag in re.findall(r"`(\w+)`", tags):
-            found[tag] = (re.findall(r"`(\w+)`", place), re.findall(r"`(\w+)`", bound))
-    expected = {}
-    for tag, kind in evidence._KINDS.items():
-        names = [field.name for field in dataclasses.fields(kind.message)]
-        names = [name for name in names if name not in ("author", "signature")]
-        whole = kind.bound == slice(kind.place.stop, None)
-        expected[tag] = (names[kind.place], [] if whole else names[kind.bound])
-    assert found == expected
-
-
-def test_the_threshold_table() -> None:
-    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", PAGE, re.MULTILINE)
-    assert len(rows) >= 6
-    for k, c, t, u, drops in (map(int, row) for row in rows):
-        found = thresholds(k, c)
-        assert (t, u, drops) == (found.threshold, found.minimum_survivors, found.tolerated_drops)
-
-
-def test_the_number_of_mixing_rounds() -> None:
-    assert f"16 in groups of 4 take {mixing_rounds(16, 4)} rounds" in " ".join(PAGE.split())
 
 
 def test_peer_ids_in_the_examples_are_the_identity_of_the_first_example() -> None:

@@ -79,7 +79,7 @@ MUTATIONS: Final = {
         ),
         ("        del self._secrets", "        pass", "secrets are kept after the sum"),
     ],
-    ("gossip/secure_sum", "gossip/secure_sum gossip/round"): [
+    ("gossip/secure_sum", "gossip/secure_sum gossip/round gossip/round_machine"): [
         (
             "tuple(held.seed if peer in chosen else held.key for",
             "tuple(held.key if peer in chosen else held.seed for",
@@ -156,7 +156,7 @@ MUTATIONS: Final = {
         ("        self._shares.clear()\n", "", "shares are kept after the sum"),
         ("        self._recovery = None\n", "", "recovered secrets are kept after the sum"),
     ],
-    ("gossip/round", "gossip/attacks"): [
+    ("gossip/round", "gossip/attacks gossip/attacks_on_membership"): [
         (
             "if self._sum is not None and self._sum.acked and message.author",
             "if False and message.author",
@@ -198,7 +198,7 @@ MUTATIONS: Final = {
         ("or self._computing:", "or False:", "puts secrets together twice at a time"),
         (" and len(reveals) > self._reveals_tried:", ":", "searches the same shares again and again"),
     ],
-    ("gossip/secure_sum", "gossip/attacks"): [
+    ("gossip/secure_sum", "gossip/attacks gossip/attacks_on_membership"): [
         (
             "if not missing and (others_went_on or (over",
             "if not missing and ((over",
@@ -221,10 +221,15 @@ MUTATIONS: Final = {
             "        slots[message.author] = message\n        if known is None:\n            pass",
             "the last value counts instead of the first",
         ),
-        ("if len(peers) < self.roster.thresholds.minimum_survivors:", "if False:", "sets that are too small"),
-        (" or author not in peers:", ":", "sets that their author is not in"),
+        (
+            "if len(entries) < self.roster.thresholds.minimum_survivors:",
+            "if False:",
+            "sets that are too small",
+        ),
+        ("self.number[author] not in numbers or", "", "sets that their author is not in"),
+        (" or max(numbers) >= len(self.members):", ":", "sets with members that there are none"),
     ],
-    ("gossip/broadcast", "gossip/secure_sum gossip/round gossip/floods"): [
+    ("gossip/broadcast", "gossip/secure_sum gossip/round gossip/round_machine gossip/floods"): [
         (
             "return self._seat.me in chosen and (not left_out or now >= self._masked_until)",
             "return self._seat.me in chosen",
@@ -236,8 +241,8 @@ MUTATIONS: Final = {
             "signs a set that it is not in",
         ),
         (
-            "all(self._holds(*entry) for entry in choice[0])",
-            "all(peer in self._vectors for peer, _ in choice[0])",
+            "all(self._holds(*entry) for entry in self._seat.marks(choice[0]).items())",
+            "all(peer in self._vectors for peer in self._seat.marks(choice[0]))",
             "signs for vectors that it does not hold",
         ),
         (
@@ -272,8 +277,8 @@ MUTATIONS: Final = {
             "signs a sum that it has not checked",
         ),
         (
-            "for peer in seat.members if self._has_all_of(peer))",
-            "for peer in seat.members if peer in self._pledges)",
+            "for peer in seat.members if self._has_all_of(peer)]",
+            "for peer in seat.members if peer in self._pledges]",
             "says that it holds what it lacks",
         ),
         (
@@ -285,6 +290,11 @@ MUTATIONS: Final = {
             "if len(pledge.digests) != self._seat.chunks.count:",
             "if False:",
             "takes pledges of another number of chunks",
+        ),
+        (
+            "        self._seat.check_entries(held.author, held.entries)\n",
+            "",
+            "believes that strangers' vectors are held",
         ),
     ],
     ("gossip/scatter", "gossip/floods"): [
@@ -301,7 +311,7 @@ MUTATIONS: Final = {
             "keeps parts of any length",
         ),
     ],
-    ("gossip/scatter", "gossip/attacks"): [
+    ("gossip/scatter", "gossip/attacks gossip/attacks_on_membership"): [
         ("return len(differently) <= most and all(", "return True or all(", "follows any plan"),
         ("if seat.me not in chosen or not known:", "if not known:", "follows a plan that it is not in"),
         ("if seat.me not in chosen or not known:", "if seat.me not in chosen:", "adds up unknown vectors"),
@@ -310,10 +320,15 @@ MUTATIONS: Final = {
             "",
             "plans with a vector that nearly everybody lacks",
         ),
-        ("        if not plan.owners or plan.owners", "        if plan.owners", "a plan that nobody adds up"),
+        ("        if not plan.owners or not set", "        if not set", "a plan that nobody adds up"),
         (
-            "if now >= self._masked_until or not self._awaited(dict(held)):",
-            "if not self._awaited(dict(held)):",
+            " or not set(plan.owners) <= {number for number, _ in plan.entries}:",
+            ":",
+            "a plan that a stranger adds up",
+        ),
+        (
+            "if now >= self._masked_until or not self._awaited(held):",
+            "if not self._awaited(held):",
             "waits for a silent member for ever",
         ),
         (
@@ -322,7 +337,7 @@ MUTATIONS: Final = {
             "makes no plan while one says nothing",
         ),
     ],
-    ("gossip/scatter", "gossip/attacks gossip/attack_sweeps"): [
+    ("gossip/scatter", "gossip/attacks gossip/attacks_on_membership gossip/attack_sweeps"): [
         (
             "current is None or set(entries) < set(current.entries)",
             "current is None or set(entries) != set(current.entries)",
@@ -336,7 +351,10 @@ MUTATIONS: Final = {
             "signs an earlier sum though others may sign the later",
         ),
     ],
-    ("gossip/scatter", "gossip/round_faults gossip/attacks gossip/attack_sweeps"): [
+    (
+        "gossip/scatter",
+        "gossip/round_faults gossip/attacks gossip/attacks_on_membership gossip/attack_sweeps",
+    ): [
         (
             "        if not self._signed and self._seat.me in self._helds:",
             "        if self._seat.me in self._helds:",
@@ -344,7 +362,7 @@ MUTATIONS: Final = {
         ),
     ],
     ("gossip/scatter", "gossip/attack_sweeps"): [
-        (" and seat.me in dict(entries)", "", "makes a plan that it is not in"),
+        (" and seat.me in chosen and", " and", "makes a plan that it is not in"),
     ],
     ("gossip/trial", "gossip/attacks_on_sums"): [
         (" or part.author != self._owner(part.chunk):", ":", "takes a part from whoever sends it"),
@@ -413,7 +431,7 @@ MUTATIONS: Final = {
             "one member's two checks divide the others",
         ),
     ],
-    ("gossip/round", "gossip/round gossip/attacks"): [
+    ("gossip/round", "gossip/round gossip/round_machine gossip/attacks gossip/attacks_on_membership"): [
         (
             "if any(self._same_purpose(self._readies[peer], ours) for peer in left_out"
             " if peer in self._readies):",
@@ -467,10 +485,10 @@ MUTATIONS: Final = {
             "sums over members with other models",
         ),
     ],
-    ("gossip/round", "gossip/round"): [
+    ("gossip/round", "gossip/round gossip/round_machine"): [
         ("    if len(messages) < 2:", "    if True:", "keeps all that comes early"),
     ],
-    ("gossip/messages", "gossip/messages"): [
+    ("gossip/vector_messages", "gossip/messages"): [
         (
             "if digest(labels.MASKED_DIGEST, payload) != claimed:",
             "if False:",
@@ -481,6 +499,10 @@ MUTATIONS: Final = {
             "if False:",
             "a part that is not the one that was signed",
         ),
+        ("one >= other for one", "one > other for one", "a member twice in a set"),
+        ("one >= other for one", "False for one", "one set of members in many spellings"),
+        ("        _require_ascending(owners)\n", "", "owners twice, or in many spellings"),
+        ("item.number(MAX_MEMBERS)", "item.number()", "members beyond the largest group"),
     ],
     ("gossip/wire", "gossip/messages"): [
         (

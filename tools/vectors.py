@@ -26,10 +26,11 @@ from p2pfl.crypto.randomness import seeded_random
 from p2pfl.crypto.ring import RING_16, RING_32, RING_64, Encoding, encode, largest_fraction_bits
 from p2pfl.crypto.shamir import combine, split
 from p2pfl.gossip.chunks import Chunks
-from p2pfl.gossip.messages import Message, on_the_wire
+from p2pfl.gossip.messages import Message
 from p2pfl.gossip.rehearsal import EPOCH_ROSTER, FEDERATION, Rehearsal
 from p2pfl.gossip.suite import SUITE
 from p2pfl.gossip.thresholds import thresholds
+from p2pfl.gossip.vector_messages import on_the_wire
 from p2pfl.gossip.wire import digest
 from p2pfl.gossip.wire import encode as wire_of
 

@@ -54,7 +54,7 @@ def _presence(identity: Identity, ticket: str, addresses: tuple[str, ...]) -> Pr
 def _examples() -> list[Message]:
     place = (7, 1, bytes(range(32)))
     masked = Masked.of(ME, place, 3, np.arange(6, dtype="<u4").tobytes())
-    entries = ((ME, masked.digest), (BOB.peer_id, b"d" * 32))
+    entries = ((0, masked.digest), (1, b"d" * 32))
     part = digest(labels.PART_DIGEST, b"a part")
     ticket = str(issue(BOB, federation=b"f" * 32, peer=ME, expires=1 << 31))
     presence = _presence(ALICE, ticket, (f"/ip4/192.0.2.1/tcp/4001/p2p/{ME}",))
@@ -66,7 +66,7 @@ def _examples() -> list[Message]:
         signed(ALICE, masked),
         signed(ALICE, Pledge(ME, *place, (masked.digest, b"d" * 32))),
         signed(ALICE, Held(ME, *place, entries)),
-        signed(ALICE, Plan(ME, *place, entries, (BOB.peer_id,))),
+        signed(ALICE, Plan(ME, *place, entries, (1,))),
         signed(ALICE, Part(ME, *place, b"p" * 32, 3, part, b"a part")),
         signed(ALICE, Check(ME, *place, b"p" * 32, (part, b"d" * 32), b"words")),
         signed(ALICE, Survivors(ME, *place, entries, b"s" * 32)),

@@ -159,13 +159,17 @@ def audit(rehearsal: Rehearsal, wrap: Collection[int], *, own_values: bool = Tru
     group, dead = rehearsal.group, rehearsal.net.dead
     bad = {group[number] for number in wrap}
     honest = [peer for peer in group if peer not in bad]
+    rosters, vectors = proposed(rehearsal), {peer: rehearsal.masked_vectors(peer) for peer in group}
     for peer in honest:
         assert peer in rehearsal.ended or peer in dead, "hangs"
         assert rehearsal.ended_at.get(peer, 0.0) <= rehearsal.timing.round_seconds
         assert rehearsal.contributed.count(peer) <= 1
-        assert len(rehearsal.masked_vectors(peer)) <= 1
+        assert len(vectors[peer]) <= 1
         contradicts_nothing(rehearsal, peer)
-        stands_by_what_was_sent(rehearsal, peer, honest)
+    for ballot in ballots_of(rehearsal, honest):
+        chosen = {rosters[ballot.roster][number]: mark for number, mark in ballot.entries}
+        assert ballot.author in chosen
+        assert all(chosen[peer] in vectors[peer] for peer in chosen.keys() & set(honest)), "was never sent"
     ends = [rehearsal.completed[peer] for peer in honest if peer in rehearsal.completed]
     assert len({(end.survivors, end.total.tobytes()) for end in ends}) <= 1
     for end in ends:
@@ -176,17 +180,32 @@ def audit(rehearsal: Rehearsal, wrap: Collection[int], *, own_values: bool = Tru
         assert witness in bad or evidence.peer in bad, f"{evidence.kind} against an honest member"
     for finder, error in rehearsal.net.errors:
         assert finder in bad or error.peer in bad, f"{error.reason} said of an honest member"
-    nothing_but_the_sum(rehearsal, bad)
+    nothing_but_the_sum(rehearsal, bad, rosters)
 
 
-def nothing_but_the_sum(rehearsal: Rehearsal, bad: Set[PeerId]) -> None:
+def proposed(rehearsal: Rehearsal) -> dict[bytes, list[PeerId]]:
+    """The members of every roster that anybody proposed, by its digest."""
+    proposals = [sent.message for sent in rehearsal.net.sent if isinstance(sent.message, Proposal)]
+    readies = dict.fromkeys(proposal.readies for proposal in proposals)
+    return {roster_digest(each): [ready.author for ready in each] for each in readies}
+
+
+def ballots_of(rehearsal: Rehearsal, authors: Collection[PeerId]) -> Iterable[Survivors]:
+    """What these signed, each once; not what others say in their name."""
+    return dict.fromkeys(
+        sent.message
+        for sent in rehearsal.net.sent
+        if isinstance(sent.message, Survivors) and sent.sender == sent.message.author in authors
+    )
+
+
+def nothing_but_the_sum(
+    rehearsal: Rehearsal, bad: Set[PeerId], rosters: Mapping[bytes, list[PeerId]]
+) -> None:
     """Of no honest member both secrets can be put together, by anybody: the attackers have their shares of
     both, and everybody's reveals. So each vector keeps its self-mask, or its masks with all honest survivors.
     """
     messages = [sent.message for sent in rehearsal.net.sent]
-    rosters = {
-        roster_digest(m.readies): [r.author for r in m.readies] for m in messages if isinstance(m, Proposal)
-    }
     sets = {
         survivors_digest(m.roster, m.entries): dict(m.entries)
         for m in messages
@@ -195,8 +214,8 @@ def nothing_but_the_sum(rehearsal: Rehearsal, bad: Set[PeerId]) -> None:
     holders: dict[tuple[bytes, PeerId, bool], set[PeerId]] = {}
     for reveal in messages:
         if isinstance(reveal, Reveal) and reveal.author not in bad:
-            for peer in rosters[reveal.roster]:
-                shown = (reveal.roster, peer, peer in sets[reveal.survivors])
+            for number, peer in enumerate(rosters[reveal.roster]):
+                shown = (reveal.roster, peer, number in sets[reveal.survivors])
                 holders.setdefault(shown, set(bad & set(rosters[reveal.roster]))).add(reveal.author)
     for roster, peer, which in holders:
         threshold = thresholds(len(rosters[roster]), rehearsal._colluders).threshold
@@ -222,16 +241,6 @@ def contradicts_nothing(rehearsal: Rehearsal, author: PeerId) -> None:
             else:
                 known = said.setdefault((message.TAG, *place), message.signed_bytes())
                 assert known == message.signed_bytes(), f"two values of {message.TAG}"
-
-
-def stands_by_what_was_sent(rehearsal: Rehearsal, signer: PeerId, honest: Collection[PeerId]) -> None:
-    """What it signed are vectors that their authors sent, and its own among them."""
-    for sent in rehearsal.net.sent:
-        if isinstance(sent.message, Survivors) and sent.message.author == signer == sent.sender:
-            chosen = dict(sent.message.entries)
-            assert signer in chosen
-            for peer in set(chosen) & set(honest):
-                assert chosen[peer] in rehearsal.masked_vectors(peer)
 
 
 def honest_of(rehearsal: Rehearsal, wrap: Collection[int]) -> list[PeerId]:

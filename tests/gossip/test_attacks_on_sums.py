@@ -440,11 +440,11 @@ def test_two_pledges_in_one_hand_are_evidence() -> None:
 
 
 def holds_only_its_own(me: Attacker, held: Held, to: PeerId) -> Message:
-    return replace(held, entries=tuple(entry for entry in held.entries if entry[0] == me.peer))
+    return replace(held, entries=tuple(entry for entry in held.entries if GROUP[entry[0]] == me.peer))
 
 
 def lacks_one(me: Attacker, held: Held, to: PeerId) -> Message:
-    return replace(held, entries=tuple(entry for entry in held.entries if entry[0] != GROUP[4]))
+    return replace(held, entries=tuple(entry for entry in held.entries if entry[0] != 4))
 
 
 def lacks_one_says_to_some(me: Attacker, held: Held, to: PeerId) -> Message:
@@ -452,13 +452,13 @@ def lacks_one_says_to_some(me: Attacker, held: Held, to: PeerId) -> Message:
 
 
 def holds_other_vectors(me: Attacker, held: Held, to: PeerId) -> Message:
-    return replace(
-        held, entries=tuple((peer, mark if peer == me.peer else bytes(32)) for peer, mark in held.entries)
-    )
+    own = GROUP.index(me.peer)
+    entries = tuple((number, mark if number == own else bytes(32)) for number, mark in held.entries)
+    return replace(held, entries=entries)
 
 
 def holds_not_even_its_own(me: Attacker, held: Held, to: PeerId) -> Message:
-    return replace(held, entries=tuple((peer, bytes(32)) for peer, _ in held.entries))
+    return replace(held, entries=tuple((number, bytes(32)) for number, _ in held.entries))
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -472,6 +472,23 @@ def test_whoever_says_it_lacks_what_it_was_given_keeps_nobody_out(lie: Lie, numb
     all_complete(rehearsal, wrap)
     assert set(honest_of(rehearsal, wrap)) <= set(rehearsal.completed[GROUP[1]].survivors)
     assert accusations(rehearsal, wrap) == set()
+
+
+def holds_a_strangers(me: Attacker, held: Held, to: PeerId) -> Message:
+    return replace(held, entries=(*held.entries, (len(ALL), bytes(32))))
+
+
+def holds_others_only(me: Attacker, held: Held, to: PeerId) -> Message:
+    return replace(held, entries=tuple(entry for entry in held.entries if GROUP[entry[0]] != me.peer))
+
+
+@pytest.mark.parametrize("lie", [holds_a_strangers, holds_others_only])
+def test_whoever_says_what_nobody_can_hold_has_said_nothing(lie: Lie) -> None:
+    wrap = {2: attacker(lying(Held, lie))}
+    rehearsal = attacked("scatter", wrap)
+    all_complete(rehearsal, wrap)
+    reason = "members that are no subset of the roster around it"
+    assert {(error.peer, error.reason) for _, error in rehearsal.net.errors} == {(GROUP[2], reason)}
 
 
 def unheard(number: int, by: int) -> Link:
@@ -491,7 +508,7 @@ def test_a_chunk_that_never_comes_keeps_nobody_out() -> None:
     all_complete(rehearsal, {}, ALL)
     for message in (sent.message for sent in rehearsal.net.sent):
         if isinstance(message, Held) and message.author == GROUP[2]:
-            assert [peer for peer, _ in message.entries] == [GROUP[number] for number in without(4)]
+            assert [number for number, _ in message.entries] == without(4)
         if isinstance(message, Part):
             assert message.author != GROUP[2]
 
@@ -503,7 +520,7 @@ def test_whoever_says_it_holds_what_it_never_got_is_left_out_or_the_other() -> N
 
     def lie(me: Attacker, held: Held, to: PeerId) -> Message:
         marks = {m.author: m.mark for m in [*me.heard, *me.said] if isinstance(m, Pledge)}
-        return replace(held, entries=tuple((peer, marks[peer]) for peer in GROUP[:6]))
+        return replace(held, entries=tuple((number, marks[GROUP[number]]) for number in ALL))
 
     wrap = {2: attacker(lying(Held, lie))}
     rehearsal = attacked("scatter", wrap, link=unheard(4, by=2))

@@ -11,7 +11,8 @@ from p2pfl.gossip.chunks import (
     Chunks,
     longest_chunk_bytes,
 )
-from p2pfl.gossip.messages import MAX_ELEMENT_BYTES, MAX_MEMBERS
+from p2pfl.gossip.messages import MAX_MEMBERS
+from p2pfl.gossip.vector_messages import MAX_ELEMENT_BYTES
 
 dims = st.integers(1, 1 << 32) | st.integers(1 << 18, 1 << 24)
 groups = st.integers(2, MAX_MEMBERS)

@@ -71,10 +71,10 @@ def said(value: int, place: tuple[int, int, bytes] = PLACE) -> dict[str, Message
         Bundle(me, *place, BOB.peer_id, mark),
         masked(value, place),
         Pledge(me, *place, (mark,)),
-        Held(me, *place, ((me, mark),)),
+        Held(me, *place, ((0, mark),)),
         Part(me, *place, bytes(32), 0, mark, b""),
         Check(me, *place, bytes(32), (mark,), b""),
-        Survivors(me, *place, ((me, mark), (BOB.peer_id, bytes(32)))),
+        Survivors(me, *place, ((0, mark), (1, bytes(32)))),
         Reveal(me, *place, bytes(32), (mark,)),
         Result(me, *place, bytes(32), mark),
     ]
@@ -112,6 +112,14 @@ def test_two_things_said_in_one_place_prove_it_to_whoever_reads_them(tag: str) -
     assert read.accused == ALICE.peer_id
     assert read.kind == f"two contradicting {tag} messages"
     assert decode(encode(read)) == read
+
+
+def test_the_numbers_of_the_members_are_part_of_what_is_said() -> None:
+    """Whoever reads them need not know the roster: its digest is in the place, and names one member each."""
+    ballots = [Survivors(ALICE.peer_id, *PLACE, ((0, bytes(32)), (who, bytes(32)))) for who in (1, 2)]
+    proof = contradiction(signed(ALICE, ballot) for ballot in ballots)
+    assert proof is not None
+    assert Accusation(SENDER, "", proof).accused == ALICE.peer_id
 
 
 @pytest.mark.parametrize("tag", _KINDS)

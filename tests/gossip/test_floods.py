@@ -84,13 +84,12 @@ def vectors(me: Attacker, context: Message, number: int) -> Message:
 
 
 def plans(me: Attacker, context: Message, number: int) -> Message:
-    return Plan(me.peer, *place(context), tuple((peer, mark(number)) for peer in GROUP[:6]), GROUP[:6])
+    return Plan(me.peer, *place(context), tuple((other, mark(number)) for other in ALL), tuple(ALL))
 
 
 def ballots(me: Attacker, context: Message, number: int) -> Message:
-    return Survivors(
-        me.peer, *place(context), tuple((peer, mark(number)) for peer in GROUP[:6]), mark(number)
-    )
+    entries = tuple((other, mark(number)) for other in ALL)
+    return Survivors(me.peer, *place(context), entries, mark(number))
 
 
 def pledges(me: Attacker, context: Message, number: int) -> Message:

@@ -3,6 +3,7 @@
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Self
 
 import numpy as np
@@ -17,7 +18,6 @@ from p2pfl.gossip.chunks import BROADCAST_BYTES, MAX_CHUNKS
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.messages import (
     MAX_ATTEMPTS,
-    MAX_CHECK_BYTES,
     MAX_MEMBERS,
     ROUND_MESSAGES,
     Ack,
@@ -38,6 +38,7 @@ from p2pfl.gossip.messages import (
     roster_digest,
     survivors_digest,
 )
+from p2pfl.gossip.vector_messages import MAX_CHECK_BYTES
 from p2pfl.gossip.wire import Limits, Message, Reader, decode_untrusted, digest, encode, longest, signed
 
 LIMITS = Limits(max_dim=6)
@@ -55,7 +56,7 @@ def a_ready(identity: Identity = ALICE) -> Ready:
 def an_example_of_each() -> list[Message]:
     words = np.arange(6, dtype="<u4") * np.uint32(0x12345678)
     masked = Masked.of(ME, PLACE, 3, words.tobytes())
-    entries = ((ME, masked.digest), (OTHER, b"d" * 32))
+    entries = ((0, masked.digest), (4, b"d" * 32))
     part = digest(labels.PART_DIGEST, b"a part")
     return [
         a_ready(),
@@ -65,7 +66,7 @@ def an_example_of_each() -> list[Message]:
         signed(ALICE, masked),
         signed(ALICE, Pledge(ME, *PLACE, (masked.digest, b"d" * 32))),
         signed(ALICE, Held(ME, *PLACE, entries)),
-        signed(ALICE, Plan(ME, *PLACE, entries, (OTHER,))),
+        signed(ALICE, Plan(ME, *PLACE, entries, (0, 4))),
         signed(ALICE, Part(ME, *PLACE, b"p" * 32, 3, part, b"a part")),
         signed(ALICE, Check(ME, *PLACE, b"p" * 32, (part, b"d" * 32), b"words")),
         signed(ALICE, Survivors(ME, *PLACE, entries, b"s" * 32)),
@@ -156,7 +157,17 @@ def forged(message: Message, **changes: object) -> bytes:
 
 
 EXAMPLE: dict[str, Message] = {message.TAG: message for message in an_example_of_each()}
-WRONG = {
+ODD_ENTRIES: dict[str, tuple[object, ...]] = {
+    "too many members": tuple((number, bytes(32)) for number in range(MAX_MEMBERS + 1)),
+    "three parts": ((0, bytes(32), 1),),
+    "one part": ((0,),),
+    "a member by its name": ((ME, bytes(32)),),
+    "members before the first": ((-1, bytes(32)),),
+    "members beyond the last": ((MAX_MEMBERS, bytes(32)),),
+    "another order": ((0, bytes(32)), (2, bytes(32)), (1, bytes(32))),
+    "a member twice": ((0, bytes(32)), (0, bytes(32))),
+}
+WRONG: dict[str, Callable[[], bytes]] = {
     "another attempt than there are": lambda: forged(EXAMPLE["ack"], attempt=MAX_ATTEMPTS),
     "a round before the first": lambda: forged(EXAMPLE["ack"], round=-1),
     "a short digest": lambda: forged(EXAMPLE["ack"], roster=bytes(31)),
@@ -169,11 +180,11 @@ WRONG = {
     "a long seal": lambda: forged(EXAMPLE["bundle"], sealed=bytes(257)),
     "a recipient that is none": lambda: forged(EXAMPLE["bundle"], recipient="12D3KooW"),
     "an author that is none": lambda: forged(EXAMPLE["ack"], author="nobody"),
-    "too many survivors": lambda: forged(
-        EXAMPLE["survivors"], entries=((ME, bytes(32)),) * (MAX_MEMBERS + 1)
-    ),
-    "survivors of three parts": lambda: forged(EXAMPLE["survivors"], entries=((ME, bytes(32), 1),)),
-    "survivors of one part": lambda: forged(EXAMPLE["survivors"], entries=((ME,),)),
+    **{
+        f"{name} in {tag}": partial(forged, EXAMPLE[tag], entries=entries)
+        for tag in ("held", "plan", "survivors")
+        for name, entries in ODD_ENTRIES.items()
+    },
     "the digest of some parts": lambda: forged(EXAMPLE["survivors"], parts=bytes(31)),
     "a chunk that is too long": lambda: encode(signed(ALICE, Masked.of(ME, PLACE, 0, bytes(6 * 8 + 1)))),
     "another vector": lambda: forged(EXAMPLE["masked"], data=bytes(24)),
@@ -185,8 +196,10 @@ WRONG = {
     "a part of no chunk": lambda: forged(EXAMPLE["part"], chunk=MAX_CHUNKS),
     "a pledge of too many": lambda: forged(EXAMPLE["pledge"], digests=(bytes(32),) * (MAX_CHUNKS + 1)),
     "a pledge of a short digest": lambda: forged(EXAMPLE["pledge"], digests=(bytes(31),)),
-    "too many owners": lambda: forged(EXAMPLE["plan"], owners=(ME,) * (MAX_MEMBERS + 1)),
-    "an owner that is none": lambda: forged(EXAMPLE["plan"], owners=("nobody",)),
+    "too many owners": lambda: forged(EXAMPLE["plan"], owners=tuple(range(MAX_MEMBERS + 1))),
+    "an owner that is none": lambda: forged(EXAMPLE["plan"], owners=(MAX_MEMBERS,)),
+    "owners in another order": lambda: forged(EXAMPLE["plan"], owners=(4, 0)),
+    "an owner twice": lambda: forged(EXAMPLE["plan"], owners=(0, 0)),
     "a check of too many parts": lambda: forged(EXAMPLE["check"], parts=(bytes(32),) * (MAX_CHUNKS + 1)),
     "too many words": lambda: forged(EXAMPLE["check"], words=bytes(MAX_CHECK_BYTES + 1)),
     "a fetch of a bundle": lambda: encode(Fetch(ME, *PLACE, Bundle.TAG, OTHER, 0, bytes(32))),
@@ -229,10 +242,10 @@ def test_what_is_read_suffices_for_the_longest_vector_and_hardly_for_more() -> N
 
 
 def test_the_longest_bodies_are_read() -> None:
-    many, entries = (b"d" * 32,) * MAX_CHUNKS, ((ME, b"m" * 32),) * MAX_MEMBERS
+    many, everybody = (b"d" * 32,) * MAX_CHUNKS, tuple(range(MAX_MEMBERS))
     for message in (
         signed(ALICE, Pledge(ME, *PLACE, many)),
-        signed(ALICE, Plan(ME, *PLACE, entries, (ME,) * MAX_MEMBERS)),
+        signed(ALICE, Plan(ME, *PLACE, tuple((number, b"m" * 32) for number in everybody), everybody)),
         signed(ALICE, Check(ME, *PLACE, b"p" * 32, many, bytes(MAX_CHECK_BYTES))),
     ):
         assert decode(encode(message)) == message
@@ -292,15 +305,15 @@ def test_digests_depend_on_everything() -> None:
     digests |= {roster_digest((other, readies[1])) for other in others}
     assert len(digests) == 3 + len(others)
     assert roster_digest((replace(readies[0], signature=bytes(64)), readies[1])) == roster_digest(readies)
-    entries = ((ME, b"m" * 32), (OTHER, b"o" * 32))
+    entries = ((0, b"m" * 32), (1, b"o" * 32))
     marks = {survivors_digest(roster, chosen) for roster in digests for chosen in (entries, entries[:1], ())}
     assert len(marks) == 3 * len(digests)
     for author in (ME, OTHER):  # nor on who makes the plan, or pledges
         place = (7, 1, b"r" * 32)
-        marks |= {Plan(author, *place, entries, owners).mark for owners in ((ME, OTHER), (ME,))}
-        marks |= {Plan(author, *place, entries[:1], (ME,)).mark, Pledge(author, *place, (b"m" * 32,)).mark}
+        marks |= {Plan(author, *place, entries, owners).mark for owners in ((0, 1), (0,))}
+        marks |= {Plan(author, *place, entries[:1], (0,)).mark, Pledge(author, *place, (b"m" * 32,)).mark}
         marks |= {parts_digest(survivors, (b"m" * 32,)) for survivors in (b"u" * 32, b"v" * 32)}
-        marks |= {Plan(author, 7, 1, b"q" * 32, entries, (ME,)).mark}
+        marks |= {Plan(author, 7, 1, b"q" * 32, entries, (0,)).mark}
     assert len(marks) == 3 * len(digests) + 7
 
 

@@ -41,7 +41,7 @@ from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.events import Computed, Effect, Event, Send
 from p2pfl.gossip.messages import Bundle, Check, Held, Masked, Part, Plan, Pledge, Reveal, Survivors
-from p2pfl.gossip.rehearsal import Rehearsal, Wrap
+from p2pfl.gossip.rehearsal import Rehearsal, Wrap, identity_of
 from p2pfl.gossip.round import RoundMachine
 from p2pfl.gossip.simulation import Link, Machine
 from p2pfl.gossip.suite import Suite
@@ -52,6 +52,7 @@ HEADER, SIZE = 2, 2 + MEMBERS
 KEY, SEED = 0xA0, 0xB0
 
 
+@functools.cache
 def times(a: int, b: int) -> int:
     """Product in GF(16), modulo x^4 + x + 1; addition is XOR."""
     result = 0
@@ -62,6 +63,7 @@ def times(a: int, b: int) -> int:
     return result
 
 
+@functools.cache
 def over(a: int, b: int) -> int:
     return next(c for c in range(16) if times(b, c) == a)
 
@@ -258,7 +260,7 @@ class Equivocator:
         if not isinstance(effect, Send) or not isinstance(effect.message, Survivors):
             return effect
         ballot = effect.message
-        missing = 1 if ballot.entries[2][0] == effect.peer else 2
+        missing = 1 if identity_of(2).peer_id == effect.peer else 2
         entries = (*ballot.entries[:missing], *ballot.entries[missing + 1 :])
         return Send(effect.peer, signed(self._identity, replace(ballot, entries=entries)))
 
@@ -525,21 +527,20 @@ def test_whatever_goes_round_before_shares_follows_from_the_masked_chunks(name: 
                 ours = [watched.chunks[message.author, chunk].tobytes() for chunk in range(MEMBERS)]
                 assert message.digests == tuple(digest(labels.MASKED_DIGEST, data) for data in ours)
             case Part():
-                vectors = [watched.chunks[peer, message.chunk] for peer, _ in plans[message.plan].entries]
+                members = [rehearsal.group[number] for number, _ in plans[message.plan].entries]
+                vectors = [watched.chunks[peer, message.chunk] for peer in members]
                 assert message.data == np.add.reduce(vectors, dtype="<u4").tobytes()
             case Check():
                 assert message.words == words_of(rehearsal, plans[message.plan], message, watched)
     assert seen >= {Masked, Pledge, Part, Check}
     sums = dict.fromkeys(plans[message.plan].entries for message in messages if isinstance(message, Part))
-    numbers = [tuple(rehearsal.group.index(peer) for peer, _ in entries) for entries in sums]
-    assert numbers == SUMS.get(name, [(0, 1, 2, 3)])
+    assert [tuple(number for number, _ in entries) for entries in sums] == SUMS.get(name, [(0, 1, 2, 3)])
 
 
 def words_of(rehearsal: Rehearsal, plan: Plan, check: Check, watched: Watched) -> bytes:
     """What the author of ``check`` must say, and no more."""
     chunks = {chunk: watched.chunks[check.author, chunk] for chunk in range(MEMBERS)}
-    numbers = [rehearsal.group.index(peer) for peer in plan.owners]
-    owners = [Chunks(DIM, MEMBERS, MEMBERS).owner(chunk, numbers) for chunk in range(MEMBERS)]
+    owners = [Chunks(DIM, MEMBERS, MEMBERS).owner(chunk, plan.owners) for chunk in range(MEMBERS)]
     seed = digest(labels.CHALLENGE, pack((plan.mark, check.parts)))
     words = check_values(seed, chunks, owners)
     return b"".join(words[owner].tobytes() for owner in sorted(words))
