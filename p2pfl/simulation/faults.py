@@ -67,7 +67,7 @@ class Faults:
     def _draw(self, fault: Fault, nodes: list[int]) -> None:
         match fault:
             case Slow():
-                self.slower |= {node: fault.factor for node in nodes}
+                self.slower |= dict.fromkeys(nodes, fault.factor)
             case Clock():
                 for node in nodes:
                     self.ahead[node] = float(self._rng.uniform(-fault.seconds, fault.seconds))

@@ -59,7 +59,7 @@ class Work(Protocol):
     def contribute(self, node: int, effect: Contribute) -> Values:
         """What it adds to the sum."""
 
-    def ended(self, node: int, end: Completed | Skipped) -> None:
+    def ended(self, node: int, end: Completed | Skipped, now: float) -> None:
         """A round is over."""
 
     def over(self, node: int, round: int) -> bool:
@@ -166,6 +166,10 @@ class ProtocolFederation:
         timing = self.manifest.timing
         patience = timing.gather_seconds + timing.round_seconds
         return len(times) == len(done) or self.net.now > times[len(done) // 2] + patience
+
+    def number_of(self, peer: PeerId) -> int:
+        """Which node that is."""
+        return self._number[peer]
 
     @property
     def honest(self) -> list[Node]:
@@ -300,7 +304,7 @@ class ProtocolFederation:
             node.completed.append(end.round)
         else:
             node.skipped.append((end.round, end.reason))
-        self._work.ended(node.number, end)
+        self._work.ended(node.number, end, self.net.now)
         self._look_at(node, end.round + 1)
 
     def _look_at(self, node: Node, round: int) -> None:
@@ -359,7 +363,7 @@ class Sums:
         """The same vector for whoever asks."""
         return self.values(node, effect.round)
 
-    def ended(self, node: int, end: Completed | Skipped) -> None:
+    def ended(self, node: int, end: Completed | Skipped, now: float) -> None:
         """Check the sum."""
         if isinstance(end, Completed):
             survivors = self._ends.setdefault((end.round, end.members), end.survivors)
@@ -379,5 +383,3 @@ class Sums:
         for peer in end.survivors:
             total += self.values(self._number[peer], end.round)
         return total
-
-

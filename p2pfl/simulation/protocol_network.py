@@ -72,7 +72,7 @@ class Codec:
         if isinstance(message, Presences):
             inside = [self._message(self._bytes_of(presence)) for presence in message.presences]
             wrong = [each for each in inside if not isinstance(each, Presence)]
-            found = wrong[0] if wrong else replace(message, presences=tuple(inside))  # type: ignore[assignment, arg-type]
+            found = wrong[0] if wrong else replace(message, presences=tuple(inside))  # type: ignore[arg-type]
         else:
             found = self._message(data)
         if isinstance(found, ValueError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from p2pfl.gossip.declared import ManifestError, require, require_distinct, require_range
+from p2pfl.gossip.declared import require, require_distinct, require_range
 from p2pfl.gossip.manifest import MAX_MEMBERS, GroupSpec, TimingSpec
 from p2pfl.gossip.records import FieldError, plain, read_record, suggest
 
@@ -138,8 +138,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """``nodes``, or a drawn ``share`` of all, are killed at ``at`` and started again at ``until``; 0: never.
-    """
+    """``nodes``, or a drawn ``share``, are killed at ``at`` and started again at ``until``; 0: never."""
 
     kind: Literal["crash"]
     at: float
@@ -213,6 +212,10 @@ class Byzantine:
     share: float = 0.0
 
 
+_GROUPS: Final = GroupSpec()
+_TIMING: Final = TimingSpec()
+_NETWORK: Final = NetworkSpec()
+
 Fault = Partition | Crash | Churn | Slow | Clock | Byzantine
 
 
@@ -234,9 +237,9 @@ class Scenario:
     guests: int = 0
     ticket_seconds: int = 1_000_000
     seed: int = 0
-    groups: GroupSpec = GroupSpec()
-    timing: TimingSpec = TimingSpec()
-    network: NetworkSpec = NetworkSpec()
+    groups: GroupSpec = _GROUPS
+    timing: TimingSpec = _TIMING
+    network: NetworkSpec = _NETWORK
     faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:
@@ -248,9 +251,7 @@ class Scenario:
         require_range(self.ticket_seconds, "ticket_seconds", 1, 1e12)
         require_range(self.seed, "seed", 0, (1 << 63) - 1)
         placed = sum(region.nodes for region in self.network.regions)
-        require(
-            placed in (0, self.nodes), "network.regions", f"hold {placed} nodes; there are {self.nodes}"
-        )
+        require(placed in (0, self.nodes), "network.regions", f"hold {placed} nodes; there are {self.nodes}")
         for position, fault in enumerate(self.faults):
             self._check(fault, f"faults[{position}]")
 
@@ -303,6 +304,3 @@ def from_text(text: str) -> Scenario:
 def from_plain(table: Mapping[str, object]) -> Scenario:
     """The inverse of :attr:`Scenario.table`. Raises FieldError."""
     return read_record(Scenario, table, "", floats_are_text=True)
-
-
-__all__ = ["ManifestError", "Scenario", "from_plain", "from_text", "names", "read"]

@@ -38,9 +38,9 @@ from p2pfl.gossip.events import (
     TimerExpired,
 )
 from p2pfl.gossip.evidence import Accusation
+from p2pfl.gossip.participant import MESSAGES
 from p2pfl.gossip.simulation import Machine
 from p2pfl.gossip.wire import Limits, Message, decode_relayed, encode
-from p2pfl.gossip.participant import MESSAGES
 from p2pfl.simulation.protocol_nodes import Roll, WallClock, manifest_of
 from p2pfl.simulation.scenario import Scenario, from_plain
 
@@ -54,11 +54,10 @@ class TraceError(ValueError):
 
 
 class Recorder:
-    """Writes the trace of ``scenario`` to ``out``; at most so many bytes, after which it says that it stops."""
+    """Writes the trace of ``scenario`` to ``out``: at most so many bytes, and then that it stops."""
 
     def __init__(self, scenario: Scenario, out: TextIO, most_bytes: int = MOST_BYTES) -> None:
         self._out, self._left = out, most_bytes
-        self._messages: dict[int, tuple[Message, str]] = {}
         self._write({"trace": FORMAT, "scenario": scenario.table})
 
     def life(

@@ -1,5 +1,4 @@
-"""A whole federation on the vectorised engine: who is there, who learns, who averages, and how good it gets.
-"""
+"""A whole federation on the vectorised engine: who is there, who learns, who averages, how good it gets."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -52,7 +51,7 @@ class VectorisedFederation:
         self._count = len(dealt.train)
         self._attackers = self._rng.permutation(self._count)[: setting.attackers]
         statistics = self._statistics(dealt.train)
-        inputs = [_inputs(manifest, table, statistics) for table in dealt.train]
+        inputs = [inputs_of(manifest, table, statistics) for table in dealt.train]
         labels = [self._labels(node, table) for node, table in enumerate(dealt.train)]
         features = manifest.task.features
         generator = torch.Generator(self._device).manual_seed(seed)
@@ -64,13 +63,12 @@ class VectorisedFederation:
             generator,
         )
         self._terms = Terms.of(manifest, setting.sampling)
-        self._test = _inputs(manifest, dealt.test, statistics), dealt.test.labels
+        self._test = inputs_of(manifest, dealt.test, statistics), dealt.test.labels
         self._fixed: Averaging | None = None
         self.round = 0
 
     def run(self) -> Iterator[Outcome]:
-        """All rounds of training, with an outcome before the first, every so many rounds, and after the last.
-        """
+        """All rounds of training, with an outcome before the first, every so many, and after the last."""
         rounds, every = self._manifest.training.rounds, self._setting.evaluate_every
         yield self.outcome(1.0)
         for round in range(1, rounds + 1):
@@ -187,7 +185,7 @@ class VectorisedFederation:
         return tensor.to(self._device, torch.float32 if tensor.is_floating_point() else torch.int64)
 
 
-def _inputs(manifest: Manifest, table: Table, statistics: NDArray[np.float64]) -> NDArray[Any]:
+def inputs_of(manifest: Manifest, table: Table, statistics: NDArray[np.float64]) -> NDArray[Any]:
     """What the model sees of ``table``."""
     task = manifest.task
     if isinstance(task, TabularTask):
