@@ -74,6 +74,10 @@ bench: $(READY)  ## print the accuracy and speed tables
 dist: $(READY)  ## build the wheel and the source distribution into dist/
 	@$(BIN)/python -m build --quiet --dependency-constraints-txt constraints.txt --outdir dist .
 
+scenarios: $(READY)  ## store the table of scenarios anew, against which tests and p2pfl simulate --scenarios compare
+	@$(BIN)/p2pfl simulate --scenarios --json > p2pfl/data/scenarios/.new
+	@mv p2pfl/data/scenarios/.new p2pfl/data/scenarios/baseline.json
+
 picture: $(READY)  ## run the demo and draw what it printed into docs/demo.svg
 	@$(BIN)/p2pfl demo --directory "$(DIRECTORY)" > "$(DIRECTORY).txt"
 	@$(BIN)/python tools/picture.py "make demo" < "$(DIRECTORY).txt" > docs/demo.svg && rm "$(DIRECTORY).txt"

@@ -348,11 +348,12 @@ class EpochMachine:
     def _may_close(self, now: float) -> bool:
         """Whether what we have gathered may be the roster."""
         gathering = self._exchange.gathering
-        roster, digest = gathering.roster, gathering.digest
+        roster = gathering.roster
         incomplete = self._incomplete(len(roster), now)
         if incomplete or self._me not in roster or len(roster) < self._minimum:
             self._complete_since = self._agreed = None
             return False
+        digest = gathering.digest
         self._complete_since = now if self._complete_since is None else self._complete_since
         self._complete[digest] = now
         if not self._neighbours.agree(gathering.epoch, digest, now - _FRESH_SECONDS):

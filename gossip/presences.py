@@ -51,34 +51,35 @@ class PresenceSet:
     def __init__(self, federation: bytes, epoch: int, presences: Iterable[Presence] = ()) -> None:
         self.epoch = epoch
         self._federation = federation
-        self._presences: dict[PeerId, list[Presence]] = {}
+        self._presences: dict[PeerId, dict[bytes, Presence]] = {}  # by substance, which takes long to compute
         self._digest: bytes | None = None
+        self._roster: tuple[PeerId, ...] | None = None
         for presence in presences:
             self.add(presence)
 
     def add(self, presence: Presence) -> Added:
         """Take a presence of this federation and epoch, its signature checked."""
         assert (presence.federation, presence.epoch) == (self._federation, self.epoch)
-        held = self._presences.get(presence.author, [])
-        if any(presence.substance == other.substance for other in held) or len(held) == 2:
+        held = self._presences.get(presence.author, {})
+        if len(held) == 2 or presence in held.values() or (substance := presence.substance) in held:
             return Added.KNOWN
         if not held and len(self._presences) >= MAX_ROSTER:
             return Added.REFUSED
-        self._presences[presence.author] = [*held, presence]
-        self._digest = None
+        self._presences[presence.author] = {**held, substance: presence}
+        self._digest = self._roster = None
         return Added.SECOND if held else Added.NEW
 
     def drop(self, author: PeerId) -> None:
         """Leave ``author`` out, as if it had signed nothing; it must not be added again."""
         if self._presences.pop(author, None) is not None:
-            self._digest = None
+            self._digest = self._roster = None
 
     @property
     def digest(self) -> bytes:
         """Names exactly this set; 32 bytes."""
         if self._digest is None:
             entries = [
-                (author, held[0].substance if len(held) == 1 else None)
+                (author, next(iter(held)) if len(held) == 1 else None)
                 for author, held in sorted(self._presences.items())
             ]
             self._digest = digest(labels.EPOCH_ROSTER_DIGEST, pack((self._federation, self.epoch, entries)))
@@ -87,7 +88,9 @@ class PresenceSet:
     @property
     def roster(self) -> tuple[PeerId, ...]:
         """Who is there, sorted: everybody who signed one presence."""
-        return tuple(sorted(author for author, held in self._presences.items() if len(held) == 1))
+        if self._roster is None:
+            self._roster = tuple(sorted(author for author, held in self._presences.items() if len(held) == 1))
+        return self._roster
 
     @property
     def authors(self) -> frozenset[PeerId]:
@@ -96,16 +99,16 @@ class PresenceSet:
 
     def held(self, author: PeerId) -> tuple[Presence, ...]:
         """The presence of ``author``; both if it signed two; none."""
-        return tuple(self._presences.get(author, ()))
+        return tuple(self._presences.get(author, {}).values())
 
     def all(self) -> tuple[Presence, ...]:
         """Every presence, what others need to come to the same set."""
-        return tuple(presence for held in self._presences.values() for presence in held)
+        return tuple(presence for held in self._presences.values() for presence in held.values())
 
     def previous_roster(self, colluders: int) -> bytes | None:
         """Digest of the roster whose commitments count here, None if none does."""
         roster = self.roster
-        named = Counter(self._presences[author][0].previous for author in roster)
+        named = Counter(self._one(author).previous for author in roster)
         needed = enough(colluders, len(roster))
         return next((name for name, times in named.items() if name != NOTHING and times >= needed), None)
 
@@ -116,7 +119,7 @@ class PresenceSet:
         return digest(labels.BEACON, pack((self._federation, self.epoch, nonces)))
 
     def _one(self, author: PeerId) -> Presence:
-        return self._presences[author][0]
+        return next(iter(self._presences[author].values()))
 
 
 def _kept(presence: Presence, previous: PresenceSet) -> bool:

@@ -39,6 +39,10 @@ class FieldError(ValueError):
         self.field = field
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type["FieldError"], tuple[str, str]]:
+        """So that it crosses to another process."""
+        return type(self), (self.field, self.reason)
+
 
 def shown(value: object) -> str:
     """A short, single-line, printable picture of an untrusted ``value``."""

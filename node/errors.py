@@ -55,6 +55,16 @@ class UserError(Exception):
         self.what = what
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """So that it crosses to another process, whatever arguments a subclass takes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[UserError], arguments: tuple[object, ...], held: dict[str, object]) -> UserError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(held)
+    return error
+
 
 class UsageError(UserError):
     """The options given contradict each other, or one is malformed."""

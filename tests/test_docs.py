@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 SHOWN = {
     "privacy.md": ("epsilon planned", "signal/noise", "accuracy: mean"),
+    "scenarios.md": ("every sum was that of its survivors", "every answer the same"),
     "tasks.md": ("plug-in late_months",),
     "simulation.md": ("spectral gap", "leverage", "worst node"),
     "topologies.md": ("by the closed form 0.200000", "grid", "westbridge-general", "1,000,000 parameters"),

@@ -2,11 +2,13 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
+from p2pfl.commands import simulate_scenario
 from p2pfl.node.errors import ConfigError, DataError, StorageError, UsageError, reason_of
 from p2pfl.progress import Progress
 from p2pfl.terminal import note
@@ -62,15 +64,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", metavar="N", type=int, help="runs at a time (default: one for each core)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    simulate_scenario.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Simulate, write the results, and print a summary."""
+    if simulate_scenario.wanted(options):
+        return simulate_scenario.run(options)
     from p2pfl.simulation.summary import lines
 
     text = _text(options.file)
     sweep = _sweep(options, text)
-    rows = _performed(sweep, options, text)
+    with _refusals(str(options.file or "the options")):
+        rows = _performed(sweep, options, text)
     if options.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -88,7 +94,6 @@ def _text(file: Path | None) -> str:
 
 
 def _sweep(options: argparse.Namespace, text: str) -> "Sweep":
-    from p2pfl.gossip.records import FieldError
     from p2pfl.simulation.experiment import read
 
     overrides = _overrides(options)
@@ -97,13 +102,25 @@ def _sweep(options: argparse.Namespace, text: str) -> "Sweep":
             raise UsageError("--from is for a federation without an experiment", "leave FILE or --from out")
         overrides["simulation.federation"] = str(options.federation.absolute())
     base = Path() if options.file is None else options.file.parent
-    try:
+    with _refusals(str(options.file or "the options")):
         return read(text, base, overrides)
+
+
+@contextmanager
+def _refusals(where: str) -> Iterator[None]:
+    """What an experiment is refused for, be it when it is read or when it runs."""
+    from p2pfl.gossip.records import FieldError
+    from p2pfl.simulation.partitions import PartitionError
+    from p2pfl.topologies.errors import TopologyError
+    from p2pfl.topologies.schedule import ScheduleError
+
+    hint = f"see {where}, and docs/simulation.md"
+    try:
+        yield
     except FieldError as error:
-        where = str(options.file or "the options")
-        raise ConfigError(
-            error.field or where, error.reason, f"see {where}, and docs/simulation.md"
-        ) from None
+        raise ConfigError(error.field or where, error.reason, hint) from None
+    except (PartitionError, TopologyError, ScheduleError) as error:
+        raise ConfigError(where, str(error), hint) from None
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, object]:

@@ -9,7 +9,8 @@ class Outcome:
 
     ``accuracy``: of the mean of all models; ``accuracy_mean``, ``accuracy_least``: over the nodes, honest
     ones. ``loss``: of the mean model, in the objective's unit. ``consensus``: (1/n) Σ |x_i − x̄|².
-    ``attended``: share of nodes that were there.
+    ``attended``: share of nodes that were there. ``seconds``: simulated ones until the last node was so far,
+    ``bytes``: what a node had sent by then, on average, of engines that know.
     """
 
     round: int
@@ -19,3 +20,5 @@ class Outcome:
     loss: float
     consensus: float
     attended: float
+    seconds: float | None = None
+    bytes: int | None = None

@@ -14,6 +14,7 @@ from p2pfl.node.accountant import epsilon
 from p2pfl.node.outlook import planned_mechanisms
 from p2pfl.simulation.experiment import Experiment
 from p2pfl.simulation.outcome import Outcome
+from p2pfl.simulation.protocol_training import trained
 from p2pfl.simulation.setting import Setting
 from p2pfl.simulation.sources import Dealt, Source, deal, load
 from p2pfl.simulation.vectorised import VectorisedFederation
@@ -32,7 +33,14 @@ def vectorised(
     return VectorisedFederation(manifest, setting, dealt, met, seed).run()
 
 
-ENGINES: Final[Mapping[str, Engine]] = {"vectorised": vectorised}
+def protocol(
+    manifest: Manifest, setting: Setting, dealt: Dealt, met: Topology, seed: int
+) -> Iterator[Outcome]:
+    """The nodes' own learners and machines on a virtual network: see :mod:`.protocol_training`."""
+    return trained(manifest, setting, dealt, seed)
+
+
+ENGINES: Final[Mapping[str, Engine]] = {"vectorised": vectorised, "protocol": protocol}
 
 
 def run(experiment: Experiment, seed: int) -> Iterator[Row]:
@@ -42,6 +50,8 @@ def run(experiment: Experiment, seed: int) -> Iterator[Row]:
     Raises FieldError, PartitionError, TopologyError, ScheduleError or UserError for what cannot be run.
     """
     setting = experiment.setting
+    if setting.scenario.endswith(".toml"):
+        setting = replace(setting, scenario=str(experiment.base / setting.scenario))
     dealt = deal(
         _loaded(setting, experiment.manifest.task, experiment.base), setting, experiment.manifest.task, seed
     )
@@ -50,7 +60,8 @@ def run(experiment: Experiment, seed: int) -> Iterator[Row]:
     sent = bytes_sent(manifest, setting, met)
     for outcome in ENGINES[setting.engine](manifest, setting, dealt, met, seed):
         cost = {"epsilon": spent(manifest, outcome.round), "bytes": round(sent * outcome.round)}
-        yield {**experiment.varied, "seed": seed, **asdict(outcome), **cost}
+        known = {name: value for name, value in asdict(outcome).items() if value is not None}
+        yield {**experiment.varied, "seed": seed, **known, **(cost | known)}
 
 
 def meeting(manifest: Manifest, setting: Setting, dealt: Dealt, seed: int) -> Topology:

@@ -28,6 +28,9 @@ class Setting:
     ``sign_flip`` moves the model the other way, ``noise`` replaces its update by noise of the same length,
     ``labels`` learns wrong labels.
 
+    ``scenario``: with engine ``protocol``, the network and the faults of that scenario: its name, or a file;
+    see docs/scenarios.md.
+
     ``evaluate_every``: rounds between rows of the result. ``sampling``: ``poisson`` as nodes sample, or
     batches of ``fixed`` length, faster and without a claim.
     """
@@ -47,6 +50,7 @@ class Setting:
     offline: float = 0.0
     attackers: int = 0
     attack: Literal["sign_flip", "noise", "labels"] = "sign_flip"
+    scenario: str = ""
     evaluate_every: int = 10
     sampling: Literal["poisson", "fixed"] = "poisson"
 
@@ -64,5 +68,7 @@ class Setting:
         )
         counted = self.partition in ("natural", "column") or self.nodes > 0
         require(counted, "simulation.nodes", f"must be given for partition {self.partition!r}")
+        fits = not self.scenario or self.engine == "protocol"
+        require(fits, "simulation.scenario", "belongs to engine 'protocol', and to no other")
         named = (self.partition == "column") == bool(self.column)
         require(named, "simulation.column", "belongs to partition 'column', and to no other")

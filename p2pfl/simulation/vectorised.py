@@ -56,7 +56,7 @@ class VectorisedFederation:
         self._count = len(dealt.train)
         self._attackers = self._rng.permutation(self._count)[: setting.attackers]
         statistics = self._statistics(dealt.train)
-        inputs = [_inputs(manifest, table, statistics) for table in dealt.train]
+        inputs = [inputs_of(manifest, table, statistics) for table in dealt.train]
         labels = [self._labels(node, table) for node, table in enumerate(dealt.train)]
         features = manifest.task.features
         generator = torch.Generator(self._device).manual_seed(seed)
@@ -68,7 +68,7 @@ class VectorisedFederation:
             generator,
         )
         self._terms = Terms.of(manifest, setting.sampling)
-        self._test = _inputs(manifest, dealt.test, statistics), dealt.test.labels
+        self._test = inputs_of(manifest, dealt.test, statistics), dealt.test.labels
         self._fixed: Averaging | None = None
         self.round = 0
 
@@ -202,7 +202,7 @@ def _require_simulated(manifest: Manifest) -> None:
             raise ManifestError(f"model.{name}", "is not simulated; leave it out")
 
 
-def _inputs(manifest: Manifest, table: Table, statistics: NDArray[np.float64]) -> NDArray[Any]:
+def inputs_of(manifest: Manifest, table: Table, statistics: NDArray[np.float64]) -> NDArray[Any]:
     """What the model sees of ``table``."""
     task = manifest.task
     if isinstance(task, TabularTask):
