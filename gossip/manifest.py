@@ -21,7 +21,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId, parse_peer_id
@@ -44,6 +44,7 @@ from p2pfl.gossip.model_spec import (
     ModelSpec,
     SequenceModel,
     require_fit,
+    require_fitting_kind,
     sizes_for,
 )
 from p2pfl.gossip.own_spec import (
@@ -98,6 +99,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+MAX_NOISE_MULTIPLIER: Final = 1e6
 MAX_BYTES = 1 << 20  # four thousand columns fit; a peer cannot make us read more
 MAX_MEMBERS = 256
 MAX_ROUNDS = 1_000_000
@@ -169,7 +171,8 @@ class PrivacySpec:
     ``epsilon``, ``delta``: for one record, added or removed, over the whole run; in mode organisation for all
     records of a member together. ``clip_norm`` C: bound on one record's gradient, or on all that a member
     changes in a round (L2). A noise multiplier is standard deviation / sensitivity, per kind of round; 0
-    in a private mode: not computed yet.
+    in a private mode: not computed yet, but for the statistics of a task without numeric columns, which are
+    about no record.
     """
 
     mode: Literal["distributed", "local", "organisation", "none"]
@@ -198,12 +201,7 @@ class PrivacySpec:
             f"must be above 0 and below 1, not {self.delta!r}; well below 1 / records is usual",
         )
         for name in _MULTIPLIERS:
-            require_range(getattr(self, name), f"privacy.{name}", 0, 1e6)
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether every noise multiplier that the mode needs is there."""
-        return self.mode == "none" or all(getattr(self, name) > 0 for name in _MULTIPLIERS)
+            require_range(getattr(self, name), f"privacy.{name}", 0, MAX_NOISE_MULTIPLIER)
 
     def with_mode(self, mode: str) -> "PrivacySpec":
         """The same promise kept in another mode, its noise not computed yet; "none" drops the promise."""
@@ -325,9 +323,30 @@ class Manifest:
             'not in mode "distributed": no noise covers private layers, and every later step depends on them'
         )
         require(alone, "model.private", what)
+        needless = self.privacy.statistics_noise_multiplier == 0 or self.numeric_columns > 0
+        what = "must be left out: without numeric columns the statistics are about no record"
+        require(needless, "privacy.statistics_noise_multiplier", what)
         whole = self.privacy.mode == "organisation"
         self.evaluation.check(self.task, self.training.rounds, by_organisation=whole)
         _require_grid(self.training, 2 * self.groups.size - 1)
+
+    @property
+    def numeric_columns(self) -> int:
+        """Of the task; with 0 nothing is measured on records before training."""
+        return sum(column.kind == "numeric" for column in self.task.columns)
+
+    @property
+    def missing_noise(self) -> tuple[str, ...]:
+        """The noise multipliers that are needed and not computed yet."""
+        if self.privacy.mode == "none":
+            return ()
+        missing = (name for name in _MULTIPLIERS if getattr(self.privacy, name) == 0)
+        return tuple(name for name in missing if self.numeric_columns or "statistics" not in name)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every noise multiplier that is needed is there."""
+        return not self.missing_noise
 
     @property
     def digest(self) -> bytes:
@@ -386,9 +405,8 @@ def canonical_bytes(manifest: Manifest) -> bytes:
 
     Raises ManifestError for a draft whose noise or size is not known yet, and if it is larger than MAX_BYTES.
     """
-    for name in _MULTIPLIERS:
-        missing = not manifest.privacy.calibrated and getattr(manifest.privacy, name) == 0
-        require(not missing, f"privacy.{name}", "not computed yet; `p2pfl federation create` does it")
+    for name in manifest.missing_noise:
+        raise ManifestError(f"privacy.{name}", "not computed yet; `p2pfl federation create` does it")
     asked = not isinstance(manifest.model, PluginModel) or manifest.model.known
     require(asked, "model.size", "not known yet; `p2pfl federation create` asks the plug-in")
     packed = pack({"format": FORMAT, "manifest": plain(manifest)})
@@ -425,7 +443,7 @@ def from_toml(text: str, backbone: str = "", initial: str = "") -> Manifest:
     ``backbone``, ``initial``: the digests of the model's, where they have left them out.
 
     Raises ManifestError naming the field; the result may lack its noise multipliers
-    (``manifest.privacy.calibrated``).
+    (``manifest.calibrated``).
     """
     require(len(text) <= MAX_BYTES, "", f"the file has more than {MAX_BYTES} characters")
     try:
@@ -449,9 +467,14 @@ def from_table(table: dict[str, Any]) -> Manifest:
     if isinstance(table.get("task"), dict):
         table["task"].setdefault("kind", "tabular")
     _require_bounds_stated(table)
+    privacy = table.get("privacy")
+    clips = isinstance(privacy, dict) and "clip_norm" in privacy
     complete(table)
     _fill_sizes(table)
-    return _read_manifest(table, floats_are_text=False)
+    manifest = _read_manifest(table, floats_are_text=False)
+    idle = clips and manifest.privacy.mode == "none"
+    require(not idle, "privacy.clip_norm", 'must be left out: mode "none" clips nothing')
+    return manifest
 
 
 def _fill_sizes(table: dict[str, object]) -> None:
@@ -462,6 +485,7 @@ def _fill_sizes(table: dict[str, object]) -> None:
     with _manifest_errors():
         read = read_variant(TaskSpec, task, "task", floats_are_text=False)
     assert isinstance(read, TaskSpec)
+    require_fitting_kind(read, str(model.get("kind")))  # before sizes that only another task has are missed
     for name, size in sizes_for(read, str(model.get("kind"))).items():
         model.setdefault(name, size)
 

@@ -200,12 +200,17 @@ def sizes_for(task: TaskSpec, kind: str) -> dict[str, object]:
     return sizes
 
 
+def require_fitting_kind(task: TaskSpec, kind: str) -> None:
+    """Raises ManifestError if ``kind`` is one of models, but of none that can learn ``task``."""
+    fitting = _kinds_for(task)
+    if kind in _LARGEST and kind not in fitting:
+        known = ", ".join(f'"{one}"' for one in fitting)
+        raise ManifestError("model.kind", f'"{kind}" does not fit the task; use one of {known}')
+
+
 def require_fit(task: TaskSpec, model: ModelSpec) -> None:
     """Raises ManifestError unless ``model`` can learn ``task``, within bounds."""
-    fitting = _kinds_for(task)
-    if model.kind not in fitting:
-        known = ", ".join(f'"{kind}"' for kind in fitting)
-        raise ManifestError("model.kind", f'"{model.kind}" does not fit the task; use one of {known}')
+    require_fitting_kind(task, model.kind)
     for name, size in sizes_for(task, model.kind).items():
         found = getattr(model, name)
         require(found == size, f"model.{name}", f"must be {size} for this task, not {found}")

@@ -137,6 +137,10 @@ class TabularTask:
         both = sorted({*self.positive, *self.classes} & set(self.missing))
         where = "positive" if self.positive else "classes"
         require(not both, "task.missing", f"also listed in task.{where}: {shown(both)}")
+        for column in self.columns:
+            both = sorted(set(column.levels) & set(self.missing))
+            what = f"also listed in task.columns.{column.name}.levels: {shown(both)}"
+            require(not both, "task.missing", what)
 
     @property
     def is_regression(self) -> bool:

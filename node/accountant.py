@@ -35,6 +35,7 @@ import dp_accounting  # type: ignore[import-untyped]
 from dp_accounting.pld import PLDAccountant  # type: ignore[import-untyped]
 from dp_accounting.rdp import RdpAccountant  # type: ignore[import-untyped]
 
+from p2pfl.gossip.manifest import MAX_NOISE_MULTIPLIER
 from p2pfl.gossip.records import added, plain, read_record
 
 Subject = Literal["train", "test", "organisation"]
@@ -60,6 +61,7 @@ _TICKS = 10_000
 """Noise multipliers are multiples of one part in so many."""
 _LEAST_TICKS = 100
 """Less noise hides nothing, and its privacy loss overflows; a very large delta would ask for it."""
+_MOST_TICKS = round(MAX_NOISE_MULTIPLIER * _TICKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,7 @@ def evaluations_paid(between: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Multipliers:
-    """Noise multipliers for the three kinds of round."""
+    """Noise multipliers for the three kinds of round; ``statistics`` is 0 where nothing is measured."""
 
     training: float
     statistics: float
@@ -211,6 +213,8 @@ def calibrate(
     kind: Kind = "distributed",
     evaluations: int = EVALUATIONS,
     before: Sequence[Mechanism] = (),
+    *,
+    measured: bool = True,
 ) -> Multipliers:
     """The least noise, rounded up to four decimals, with which a whole run costs at most epsilon = ``limit``
     at ``delta``.
@@ -219,8 +223,9 @@ def calibrate(
     distributed, rounds times local steps in mode local) sampled at ``sampling_rate``; test records pay for
     ``evaluations``, see :func:`evaluations_paid`. The same multipliers serve both modes: z is the noise that
     the adversary faces, whoever adds it. Of ``kind`` organisation, one organisation pays for all of that.
-    ``before``: what they have paid in earlier federations, which counts within ``limit``. Raises ValueError
-    if that leaves hardly anything.
+    ``before``: what they have paid in earlier federations, which counts within ``limit``. Unless ``measured``
+    the statistics are about no record, and cost nothing. Raises ValueError if ``before`` leaves hardly
+    anything, or not even MAX_NOISE_MULTIPLIER is enough.
     """
     whole = kind == "organisation"
     train, test = (_releases(before, who, None) for who in _SUBJECTS[whole])
@@ -228,11 +233,14 @@ def calibrate(
     if spent > _MOST_BEFORE * limit:
         raise ValueError(f"{spent:.3f} of {limit:g} is spent before it begins")
     share = spent + STATISTICS_SHARE * (limit - spent)
-    statistics = _least_multiplier(lambda z: _merged([*train, (z, 1.0, 1)]), share, delta)
+    statistics = 0.0
+    if measured:
+        statistics = _least_multiplier(lambda z: _merged([*train, (z, 1.0, 1)]), share, delta)
     evaluation = _least_multiplier(
         lambda z: _merged([*test, (z, 1.0, evaluations)]), share if whole else limit, delta
     )
-    besides = [*train, (statistics, 1.0, 1), *([(evaluation, 1.0, evaluations)] if whole else [])]
+    besides = [*train, *([(statistics, 1.0, 1)] if measured else [])]
+    besides += [(evaluation, 1.0, evaluations)] if whole else []
     training = _least_multiplier(lambda z: _merged([*besides, (z, sampling_rate, releases)]), limit, delta)
     return Multipliers(training, statistics, evaluation)
 
@@ -266,7 +274,10 @@ def _least_multiplier(releases: Callable[[float], _Releases], limit: float, delt
 
 
 def _bracket(excess: Callable[[int], float], start: int) -> tuple[int, int, float, float]:
-    """Ticks of too little and of enough noise, not far apart around ``start``, and their excesses."""
+    """Ticks of too little and of enough noise, not far apart around ``start``, and their excesses.
+
+    Raises ValueError if none is enough.
+    """
     low = high = start
     above = below = excess(start)
     stride = 9 / 8
@@ -277,8 +288,10 @@ def _bracket(excess: Callable[[int], float], start: int) -> tuple[int, int, floa
     if above <= 0:
         return low - 1, low, 1.0, above
     while below > 0:
+        if high == _MOST_TICKS:
+            raise ValueError("no usable noise meets this epsilon and delta")
         low, above = high, below
-        high, stride = max(high + 1, int(high * stride)), stride**2
+        high, stride = min(max(high + 1, int(high * stride)), _MOST_TICKS), stride**2
         below = excess(high)
     return low, high, above, below
 
@@ -292,7 +305,7 @@ def _guessed_ticks(releases: Callable[[float], _Releases], limit: float, delta: 
         middle = (low + high) / 2
         fits = _gaussian_limit(releases(middle), delta) <= limit
         low, high = (low, middle) if fits else (middle, high)
-    return max(_LEAST_TICKS, round(high * _TICKS))
+    return min(max(_LEAST_TICKS, round(high * _TICKS)), _MOST_TICKS)
 
 
 def _releases(mechanisms: Iterable[Mechanism], subject: Subject, colluders: int | None) -> _Releases:

@@ -31,7 +31,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600, *, exclusive: b
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError:
         raise
     except OSError as error:
@@ -59,8 +59,8 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         os.fsync(descriptor)
 
 
-def _sync_directory(directory: Path) -> None:
-    """Make the rename itself durable."""
+def sync_directory(directory: Path) -> None:
+    """Make durable which names are in ``directory``: a rename, or what was made there."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -20,34 +20,48 @@ MOST_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What was charged in an earlier federation: its digest and name, and the releases, in no order."""
+    """What was contributed to an earlier federation: its digest, name and mode, and the releases that were
+    charged, in no order. None were in mode ``none``, and yet the records were used.
+    """
 
     federation: bytes
     name: str
+    mode: str
     mechanisms: tuple[Mechanism, ...]
+
+    @classmethod
+    def of(cls, manifest: Manifest, mechanisms: Iterable[Mechanism]) -> "Carried":
+        """These ``mechanisms``, of ``manifest``."""
+        return cls(manifest.digest, manifest.name, manifest.privacy.mode, tuple(mechanisms))
 
     def to_canonical(self) -> object:
         """What :func:`canonical` writes of one."""
-        return [self.federation, self.name, [mechanism.to_canonical() for mechanism in self.mechanisms]]
+        releases = [mechanism.to_canonical() for mechanism in self.mechanisms]
+        return [self.federation, self.name, self.mode, releases]
 
 
 @dataclass(frozen=True, slots=True)
 class Successor:
-    """Where a ledger is continued: the federation's digest, and the node's directory as it was called."""
+    """Where a ledger is continued: the federation's digest, and the node's directory as it was called.
+
+    ``made``: the random name, beside ``directory``, that the one directory with the one ledger has until it
+    is called so. Who finds it there may give it its name; nobody may make another.
+    """
 
     federation: bytes
     directory: str
+    made: str
 
     def to_bytes(self) -> bytes:
         """As in the journal."""
-        return pack([self.federation, self.directory])
+        return pack([self.federation, self.directory, self.made])
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "Successor":
         """The inverse. Raises ValueError."""
         match unpack_untrusted(body, MOST_BYTES):
-            case [bytes(federation), str(directory)]:
-                return cls(federation, directory)
+            case [bytes(federation), str(directory), str(made)]:
+                return cls(federation, directory, made)
         raise ValueError("not a successor")
 
 
@@ -64,18 +78,22 @@ def require_countable(manifest: Manifest, earlier: Manifest, released: Iterable[
     """Raises PrivacyError unless one epsilon can count what ``manifest`` will release and what was
     ``released`` about the same records by the end of ``earlier``, which were used there.
     """
+    require_all_countable(manifest, [Carried.of(earlier, released)])
+
+
+def require_all_countable(manifest: Manifest, carried: Iterable[Carried]) -> None:
+    """:func:`require_countable`, for all that a ledger takes along into ``manifest``."""
     mode = manifest.privacy.mode
     if mode == "none":
         return
-    if earlier.privacy.mode == "none":
-        what = f"privacy.mode: {earlier.name} promised nothing, so no epsilon counts what it released"
-        raise PrivacyError(what, 'only a federation of mode "none" can go on from there')
-    if any((one.subject == "organisation") != (mode == "organisation") for one in released):
-        what = (
-            f'privacy.mode: "{mode}" does not hide the same as the "{earlier.privacy.mode}" of {earlier.name}'
-        )
-        hint = "one epsilon cannot count records and organisations together: keep the kind of mode"
-        raise PrivacyError(what, hint)
+    for earlier in carried:
+        if earlier.mode == "none":
+            what = f"privacy.mode: {earlier.name} promised nothing, so no epsilon counts what it released"
+            raise PrivacyError(what, 'only a federation of mode "none" can go on from there')
+        if any((one.subject == "organisation") != (mode == "organisation") for one in earlier.mechanisms):
+            what = f'privacy.mode: "{mode}" does not hide the same as the "{earlier.mode}" of {earlier.name}'
+            hint = "one epsilon cannot count records and organisations together: keep the kind of mode"
+            raise PrivacyError(what, hint)
 
 
 def canonical(carried: Sequence[Carried]) -> bytes:
@@ -99,6 +117,6 @@ def parsed(body: bytes) -> list[Carried]:
 
 def _one(field: object) -> Carried:
     match field:
-        case [bytes(federation), str(name), list(mechanisms)]:
-            return Carried(federation, name, tuple(map(Mechanism.from_canonical, mechanisms)))
+        case [bytes(federation), str(name), str(mode), list(mechanisms)]:
+            return Carried(federation, name, mode, tuple(map(Mechanism.from_canonical, mechanisms)))
     raise ValueError("not what was carried over")

@@ -20,7 +20,7 @@ from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import system_random
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import PeerFound, PeerLost, Received
-from p2pfl.gossip.manifest import Manifest, OutsideTask, canonical_bytes
+from p2pfl.gossip.manifest import Manifest, OutsideTask, PrivacySpec, canonical_bytes
 from p2pfl.gossip.messages import Limits as MessageLimits
 from p2pfl.gossip.messages import decode_untrusted
 from p2pfl.gossip.participant import MESSAGES, Participant
@@ -216,6 +216,7 @@ class Node:
         log.info(
             "%d records to learn from, %d %s left out", len(train), train.dropped, manifest.task.left_out
         )
+        warn_of_delta(manifest.privacy, len(train))
         if train.has_one_label:
             log.warning("every record has the same label: check the data against the manifest's task")
         return Trainer(manifest, train, records.test, system_random, records.backbone, records.initial)
@@ -327,3 +328,14 @@ class Node:
                 if all(summary.done for summary in summaries.values()):
                     return
                 await trio.sleep(LINGER_POLL_SECONDS)
+
+
+def warn_of_delta(privacy: PrivacySpec, records: int) -> None:
+    """Say so if delta allows what no epsilon makes up for: one of this node's ``records`` shown whole."""
+    if privacy.mode in ("distributed", "local") and privacy.delta * records >= 1:
+        log.warning(
+            "privacy.delta %g is no less than one in %d, the number of records here: epsilon may hold while a"
+            " whole record is given away; found a federation with a far smaller delta",
+            privacy.delta,
+            records,
+        )

@@ -24,10 +24,20 @@ class Measured:
     members: int
     evaluation: Evaluation | None
 
-    def as_dict(self) -> dict[str, float]:
-        """For JSON: without figures if it does not count."""
-        figures = {} if self.evaluation is None else self.evaluation.as_dict()
-        return {"round": self.round, "members": self.members} | figures
+    def as_dict(self, manifest: Manifest) -> dict[str, float]:
+        """For JSON: with no more than these two if it does not count."""
+        return {"round": self.round, "members": self.members} | self.figures_of(manifest)
+
+    def figures_of(self, manifest: Manifest) -> dict[str, float]:
+        """What is known of the model, and as ``total`` how many records are in the sum, unless it is one of
+        means, which does not say; empty if it does not count.
+        """
+        if self.evaluation is None:
+            return {}
+        found = self.evaluation.as_dict()
+        if manifest.privacy.mode == "organisation":
+            del found["total"]
+        return found
 
 
 def measured(manifest: Manifest, outcomes: Iterable[RoundOutcome]) -> list[Measured]:

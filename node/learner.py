@@ -174,8 +174,9 @@ class Learner:
         if self._manifest.privacy.mode == "none":
             return
         charges = self._store.mechanisms()
-        if self.released is None:
-            charges.append(self._plan("statistics").mechanism(self._manifest.groups.thresholds))
+        statistics = self._plan("statistics")
+        if self.released is None and statistics.charged:
+            charges.append(statistics.mechanism(self._manifest.groups.thresholds))
         Budget(self._manifest.privacy, charges).allows(self._plan("training"))
 
     # -- before the sum

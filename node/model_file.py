@@ -13,6 +13,7 @@ from safetensors.numpy import load, save
 
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.errors import DataError, reason_of
+from p2pfl.node.own_file import MARK
 from p2pfl.node.privacy import dimension
 
 _HEADER_BYTES = 1 << 20
@@ -38,11 +39,12 @@ def read_model(path: Path, manifest: Manifest) -> tuple[NDArray[np.float64], NDA
     return _vector(path, tensors, "parameters", sizes), _vector(path, tensors, "statistics", sizes)
 
 
-def exported_model(tensors: Mapping[str, NDArray[Any]], card: str) -> bytes:
-    """A safetensors file of ``tensors`` with ``card``, JSON, in its metadata: the same bytes for the same
-    model. (Of several keys in the metadata safetensors would draw the order at random.)
+def exported_model(tensors: Mapping[str, NDArray[Any]], card: str, own: bool) -> bytes:
+    """A safetensors file of ``tensors`` with ``card``, JSON, in its metadata, and if they are this node's
+    ``own`` the mark that says so. Without it they are the same bytes for the same model. (Of several keys in
+    the metadata safetensors draws the order at random.)
     """
-    return save(dict(tensors), metadata={"card": card})
+    return save(dict(tensors), metadata=dict([("card", card), *([MARK] if own else [])]))
 
 
 def _vector(

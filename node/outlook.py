@@ -15,9 +15,9 @@ from p2pfl.node.accountant import (
     releases_within,
 )
 from p2pfl.node.carried import Carried
-from p2pfl.node.programme import evaluated
+from p2pfl.node.programme import evaluated, voted_to_end
 from p2pfl.node.released import Place
-from p2pfl.node.store import Charge, RoundOutcome
+from p2pfl.node.store import Charge, RoundOutcome, Store
 
 
 def planned_mechanisms(manifest: Manifest, roster: Thresholds | None = None) -> list[Mechanism]:
@@ -46,13 +46,16 @@ def whole_run(
     kind: Kind, noise: Multipliers, releases: int, rate: float, evaluations: int, roster: Thresholds
 ) -> list[Mechanism]:
     """Test records pay for the evaluations and for nothing else, training records for all else; an
-    organisation has both.
+    organisation has both. Statistics without noise are about no record.
     """
     group = (roster.members, roster.minimum_survivors, roster.colluders)
     train: Subject = "organisation" if kind == "organisation" else "train"
     test: Subject = "organisation" if kind == "organisation" else "test"
+    statistics = (
+        [Mechanism("statistics", train, kind, noise.statistics, 1.0, 1, *group)] if noise.statistics else []
+    )
     return [
-        Mechanism("statistics", train, kind, noise.statistics, 1.0, 1, *group),
+        *statistics,
         Mechanism("training", train, kind, noise.training, rate, releases, *group),
         Mechanism("evaluation", test, kind, noise.evaluation, 1.0, evaluations, *group),
     ]
@@ -105,6 +108,20 @@ def outlook(
         if planned.stage == "training":
             without = rounds - last
     return Outlook(tuple(ledger), without)
+
+
+def is_voted(manifest: Manifest, store: Store) -> bool:
+    """Whether a vote has ended the federation, as far as this node knows."""
+    place = store.place
+    return place is not None and voted_to_end(manifest, place)
+
+
+def holding(manifest: Manifest, store: Store) -> list[Mechanism]:
+    """The ledger whose epsilon holds: that so far, or after a vote to end, that of the planned end."""
+    if not is_voted(manifest, store):
+        return store.mechanisms()
+    charges, outcomes = store.charges(), store.rounds()
+    return list(outlook(manifest, charges, outcomes, store.place, store.carried()).mechanisms)
 
 
 def _rounds_to_come(

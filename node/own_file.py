@@ -1,7 +1,8 @@
 """Parameters that own records are in and that no noise covers: for this node alone, and marked so.
 
 ``private.safetensors`` in the state directory holds the private layers of a model that has any;
-``personal.safetensors`` the model that `p2pfl personalise` fitted to the node's own records.
+``personal.safetensors`` the model that `p2pfl personalise` fitted to the node's own records. What `p2pfl
+export --private` writes of such layers is marked the same.
 """
 
 import json
@@ -18,7 +19,8 @@ from p2pfl.node.errors import StorageError, reason_of
 
 PRIVATE = "private.safetensors"
 PERSONAL = "personal.safetensors"
-_MARK = ("contains", "own records, not noised: never to be released")
+MARK = ("contains", "own records, not noised: never to be released")
+"""In the metadata of the file."""
 _MOST_HEADER = 1 << 20
 
 Vectors = Mapping[str, NDArray[np.float64]]
@@ -26,7 +28,7 @@ Vectors = Mapping[str, NDArray[np.float64]]
 
 def write_own(path: Path, vectors: Vectors) -> None:
     """Keep float64 ``vectors`` in ``path``, readable by its owner only. Raises StorageError."""
-    write_atomically(path, save(dict(vectors), metadata=dict([_MARK])))
+    write_atomically(path, save(dict(vectors), metadata=dict([MARK])))
 
 
 def read_own(path: Path, sizes: Mapping[str, int]) -> Vectors | None:
@@ -47,7 +49,9 @@ def read_own(path: Path, sizes: Mapping[str, int]) -> Vectors | None:
         vector = found.get(name)
         fits = vector is not None and vector.dtype == np.float64 and vector.shape == (size,)
         if vector is None or not fits or not np.isfinite(vector).all():
-            raise StorageError(f"{path}: {name} is not {size} finite numbers", remedy)
+            exported = "take a file of the state directory: what is exported is for use without p2pfl"
+            what = f"{path}: {name} is not {size} finite numbers"
+            raise StorageError(what, remedy if path.name in (PRIVATE, PERSONAL) else exported)
     return {name: found[name] for name in sizes}
 
 
@@ -60,4 +64,4 @@ def is_own(path: Path) -> bool:
         metadata = json.loads(header).get("__metadata__", {})
     except (ValueError, AttributeError):
         return False
-    return isinstance(metadata, dict) and metadata.get(_MARK[0]) == _MARK[1]
+    return isinstance(metadata, dict) and metadata.get(MARK[0]) == MARK[1]

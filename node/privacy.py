@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from p2pfl.crypto.discrete_gaussian import LARGEST_SIGMA, DiscreteGaussian, Samples
 from p2pfl.crypto.randomness import RandomBytes
-from p2pfl.crypto.ring import RING_16, RING_32, Encoding, largest_fraction_bits
+from p2pfl.crypto.ring import RING_16, RING_32, Encoding, Ring, largest_fraction_bits
 from p2pfl.gossip.errors import LocalProtocolError
 from p2pfl.gossip.manifest import GroupSpec, Manifest, PrivacySpec, TrainingSpec
 from p2pfl.gossip.thresholds import Thresholds, thresholds
@@ -177,7 +177,7 @@ def dimension(manifest: Manifest, stage: str) -> int:
     """Length of the vector that a round of ``stage`` sums. Raises LocalProtocolError for another stage."""
     match stage:
         case "statistics":
-            return 1 + 2 * _numeric_columns(manifest)
+            return 1 + 2 * manifest.numeric_columns
         case "training":
             return manifest.model.parameters(manifest.task.features)
         case "evaluation":
@@ -197,10 +197,12 @@ def stage_plan(manifest: Manifest, stage: str, dimension: int) -> StagePlan:
     privacy, training, groups = manifest.privacy, manifest.training, manifest.groups
     limit, ring, rate, releases = float(MAX_RECORDS), RING_32, 1.0, 1
     match stage:
+        case "statistics" if not manifest.numeric_columns:
+            return _recordless(stage, dimension, Encoding(_finest(groups, limit, ring), limit, ring))
         case "statistics":
             # A record adds (1, u_1…u_m, u_1² - ½…u_m² - ½) with u in [-1, 1], and u² + (u² - ½)² <= 1 + ¼.
             multiplier = privacy.statistics_noise_multiplier
-            sensitivity = math.sqrt(1 + 1.25 * _numeric_columns(manifest))
+            sensitivity = math.sqrt(1 + 1.25 * manifest.numeric_columns)
         case "training":
             multiplier, limit, ring = privacy.noise_multiplier, training.parameter_limit, training.ring
             sensitivity, rate, releases = _training(privacy.mode, training, privacy.clip_norm)
@@ -208,14 +210,23 @@ def stage_plan(manifest: Manifest, stage: str, dimension: int) -> StagePlan:
             multiplier = privacy.evaluation_noise_multiplier
             sensitivity = measures(manifest.task).sensitivity
         case "vote":
-            # Made of released sums alone: there is no record in it to be hidden or to be charged.
-            encoding = Encoding(largest_fraction_bits(2 * groups.size - 1, 1.0, ring), 1.0, ring)
-            return StagePlan(stage, "none", dimension, encoding, 0.0, 0.0, rate, releases)
+            return _recordless(stage, dimension, Encoding(_finest(groups, 1.0, ring), 1.0, ring))
         case _:
             raise LocalProtocolError(f"no stage {stage!r}")
-    encoding = Encoding(largest_fraction_bits(2 * groups.size - 1, limit, ring), limit, ring)
+    encoding = Encoding(_finest(groups, limit, ring), limit, ring)
     plan = StagePlan(stage, privacy.mode, dimension, encoding, sensitivity, multiplier, rate, releases)
     return _covered(plan, groups) if _noised_in_the_sum(privacy.mode, stage) else plan
+
+
+def _finest(groups: GroupSpec, limit: float, ring: Ring) -> int:
+    return largest_fraction_bits(2 * groups.size - 1, limit, ring)
+
+
+def _recordless(stage: str, dimension: int, encoding: Encoding) -> StagePlan:
+    """A vote is made of released sums, statistics of nothing are a constant: there is no record in them to be
+    hidden or to be charged.
+    """
+    return StagePlan(stage, "none", dimension, encoding, 0.0, 0.0, 1.0, 1)
 
 
 def _training(mode: Mode, training: TrainingSpec, clip_norm: float) -> tuple[float, float, int]:
@@ -357,7 +368,8 @@ def calibrated(draft: Manifest, before: Sequence[Mechanism] = ()) -> Manifest:
     """``draft`` with the least noise that keeps its epsilon and delta, ``before`` included, which its members
     have released in earlier federations; as it is in mode none.
 
-    Takes a few seconds. Raises PrivacyError if nothing is left, or there is no grid to draw that noise on.
+    Takes a few seconds. Raises PrivacyError if nothing is left, or no noise is enough, or there is no grid to
+    draw it on.
     """
     privacy, training = draft.privacy, draft.training
     if privacy.mode == "none":
@@ -367,9 +379,9 @@ def calibrated(draft: Manifest, before: Sequence[Mechanism] = ()) -> Manifest:
     steps = training.rounds * releases
     terms = (privacy.epsilon, privacy.delta, steps, rate, privacy.mode, evaluations)
     try:
-        found = calibrate(*terms, before)
+        found = calibrate(*terms, before, measured=draft.numeric_columns > 0)
     except ValueError as error:
-        hint = "promise more: it counts all federations together"
+        hint = "promise more: a larger epsilon or delta" + ", for all federations together" * bool(before)
         raise PrivacyError(f"privacy.epsilon: {error}", hint) from None
     manifest = replace(
         draft,
@@ -385,10 +397,6 @@ def calibrated(draft: Manifest, before: Sequence[Mechanism] = ()) -> Manifest:
     if privacy.mode == "local":
         step_noise(manifest, manifest.model.trained(manifest.task.features))
     return manifest
-
-
-def _numeric_columns(manifest: Manifest) -> int:
-    return sum(column.kind == "numeric" for column in manifest.task.columns)
 
 
 def _noised_in_the_sum(mode: Mode, stage: str) -> bool:

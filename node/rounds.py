@@ -30,7 +30,7 @@ from p2pfl.node.accountant import epsilon, ladder
 from p2pfl.node.catch_up import Ask, Summary, agreed_state, ask_summaries
 from p2pfl.node.evaluations import measured, why_over
 from p2pfl.node.learner import Learner
-from p2pfl.node.outlook import outlook
+from p2pfl.node.outlook import holding, outlook
 from p2pfl.node.released import MOST_ROUNDS, Released
 from p2pfl.node.status import Status
 from p2pfl.node.store import Exclusion, Store
@@ -72,7 +72,7 @@ def recall(status: Status, manifest: Manifest, store: Store) -> None:
     status.model = str(store.model_path or "")
     status.privacy_mode = privacy.mode
     if privacy.mode != "none":
-        mechanisms = store.mechanisms()
+        mechanisms = holding(manifest, store)
         spent, rungs = epsilon(mechanisms, privacy.delta), ladder(mechanisms, privacy.delta)
         status.epsilon_budget, status.delta = privacy.epsilon, privacy.delta
         status.epsilon, status.epsilon_rdp = _finite(spent.pld), _finite(spent.rdp)
@@ -87,7 +87,7 @@ def recall_evaluations(status: Status, manifest: Manifest, store: Store) -> None
     outcomes = store.rounds()
     history = measured(manifest, outcomes)
     known = [one.evaluation for one in history if one.evaluation is not None]
-    status.evaluations = [one.as_dict() for one in history]
+    status.evaluations = [one.as_dict(manifest) for one in history]
     status.evaluation = known[-1].as_dict() if known else {}
     status.ended = why_over(manifest, store.place, outcomes)
     if status.ended:
@@ -273,4 +273,9 @@ class Rounds:
 
     async def _write_status(self) -> None:
         self._status.connected = len(self._connected())
-        await self._thread(lambda: self._status.write(self._store.directory))
+
+        def write() -> None:
+            self._status.model = str(self._store.model_path or "")
+            self._status.write(self._store.directory)
+
+        await self._thread(write)

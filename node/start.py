@@ -117,9 +117,8 @@ def load_backbone(config: NodeConfig, manifest: Manifest) -> Tensors | None:
         return None
     if config.backbone is None:
         what = f"not set, and the manifest's model has layers from the file with SHA-256 {model.backbone}"
-        raise ConfigError(
-            "model.backbone", what, "get the file from whoever made the federation, and name it"
-        )
+        how = "model.backbone in the config, --backbone or P2PFL_BACKBONE"
+        raise ConfigError("model.backbone", what, f"get the file from whoever made the federation: {how}")
     with _blaming("model.backbone"):
         return read_backbone(config.backbone, model, manifest.task.features)
 

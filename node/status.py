@@ -18,7 +18,8 @@ class Status:
     """The node as its operator sees it. Numbers are since the directory was made, except bytes: since this
     start. ``evaluations``: the federation's, oldest first, each with its ``round``, how many ``members`` are
     in the sum, and, if it counts, its figures; ``evaluation`` is the last that does. ``ended``: why it has.
-    ``epsilon_at_the_end``: if no round to come is lost, as reckoned at this start or at the end.
+    ``epsilon_at_the_end``: if no round to come is lost, as reckoned at this start or at the end. After a vote
+    to end, ``epsilon``, ``epsilon_rdp`` and ``ladder`` are of the planned end too.
     """
 
     peer: str

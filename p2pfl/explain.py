@@ -158,11 +158,11 @@ def privacy(manifest: Manifest, stream: TextIO) -> str:
         holds = "even if all others collude"
     if spec.mode == "organisation":
         whose, clipped = "all records of a member together", "a round's changes"
+    statistics = f", {spec.statistics_noise_multiplier:.4g} in statistics" if manifest.numeric_columns else ""
     return (
         f"{spec.mode}: epsilon {spec.epsilon:g} at delta {spec.delta:g} for {whose}, {holds};"
         f" {clipped} clipped to {spec.clip_norm:g}, noise multipliers {spec.noise_multiplier:.4g} in"
-        f" training, {spec.statistics_noise_multiplier:.4g} in statistics,"
-        f" {spec.evaluation_noise_multiplier:.4g} in evaluation"
+        f" training{statistics}, {spec.evaluation_noise_multiplier:.4g} in evaluation"
     )
 
 

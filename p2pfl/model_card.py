@@ -12,9 +12,22 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from p2pfl.gossip.manifest import Column, DenseModel, ImageTask, Manifest, TabularTask, TextTask
+from p2pfl.gossip.manifest import (
+    Column,
+    DenseModel,
+    ImageTask,
+    Manifest,
+    ModelSpec,
+    OutsideModel,
+    OutsideTask,
+    PluginTask,
+    TabularTask,
+    TextTask,
+)
 from p2pfl.gossip.records import plain
 from p2pfl.node.accountant import epsilon
+from p2pfl.node.evaluations import measured
+from p2pfl.node.outlook import holding, is_voted
 from p2pfl.node.programme import Programme
 from p2pfl.node.released import Released
 from p2pfl.node.store import Store
@@ -60,19 +73,30 @@ def _privacy(manifest: Manifest, store: Store) -> Card:
     privacy = manifest.privacy
     if privacy.mode == "none":
         return {"mode": "none"}
-    spent = epsilon(store.mechanisms(), privacy.delta).pld
+    spent = epsilon(holding(manifest, store), privacy.delta).pld
     return {
         "mode": privacy.mode,
         "delta": privacy.delta,
         "epsilon_promised": privacy.epsilon,
         "epsilon_of_the_exporting_member": spent if math.isfinite(spent) else None,
+        "ended_by_vote": is_voted(manifest, store),
         "colluders": manifest.groups.colluders,
+        "layers_not_covered": uncovered_layers(manifest),
     }
 
 
+def uncovered_layers(manifest: Manifest) -> list[str]:
+    """The private layers, by name, that this member's records are in and no noise covers: in mode local
+    every step is noised, theirs too.
+    """
+    if manifest.privacy.mode == "local":
+        return []
+    return [layer.name for layer in manifest.model.private_layers(manifest.task.features)]
+
+
 def _measured(manifest: Manifest, store: Store) -> Card | None:
-    sums = [outcome.evaluation for outcome in store.rounds() if outcome.evaluation is not None]
-    return Evaluation.of(manifest, sums[-1]).as_dict() if sums else None
+    known = [one for one in measured(manifest, store.rounds()) if one.evaluation is not None]
+    return {"members": known[-1].members} | known[-1].figures_of(manifest) if known else None
 
 
 def _inputs(manifest: Manifest) -> list[Card] | None:
@@ -89,11 +113,9 @@ def _inputs_of(column: Column, missing: Sequence[str]) -> Iterator[Card]:
     if column.kind == "numeric":
         yield {"column": column.name, "low": column.low, "high": column.high}
     for level in column.levels[1:]:
-        cells = [] if level in missing else [level]
-        yield {"column": column.name, "cells": cells, "absent": False}
+        yield {"column": column.name, "cells": [level], "absent": False}
     if column.missing != "drop" and column.unknown == "missing":
-        known = [level for level in column.levels if level not in missing]
-        yield {"column": column.name, "cells": known, "absent": True}
+        yield {"column": column.name, "cells": list(column.levels), "absent": True}
     elif column.missing != "drop":
         yield {"column": column.name, "cells": list(missing), "absent": False}
 
@@ -113,22 +135,29 @@ def markdown(card: Card, manifest: Manifest, file: str) -> str:
             "## How good it is",
             *_goodness(card),
             "## Use it without p2pfl",
-            *_use(manifest, file),
+            *_use(card, manifest, file),
         ]
     ) + "\n"  # fmt: skip
 
 
 def _facts(card: Card, manifest: Manifest) -> dict[str, str]:
-    rounds, members, model = card["rounds"], card["members"], manifest.model
-    parts = [f"{name} {value}" for name, value in plain(model).items() if name != "kind" and value]
+    rounds, members = card["rounds"], card["members"]
     return {
         "federation": f"`{manifest.federation_id}`",
-        "model": _plain(", ".join([model.kind, *parts])),
+        "model": _plain(_outlined(manifest.model)),
         "rounds of training": f"{rounds['training_done']} of {rounds['training_planned']} planned;"
         f" as released in round {rounds['model_of']}",
         "members": f"{members['met_in_sums']}, as far as the exporting one has met them, in"
         f" {members['sums']} sums",
     }
+
+
+def _outlined(model: ModelSpec) -> str:
+    if isinstance(model, OutsideModel):
+        arrays = (f"{one.name} ({' × '.join(map(str, one.shape)) or 'a number'})" for one in model.tensors)
+        return f"of the members' own code, with the arrays {', '.join(arrays)}"
+    parts = (f"{name} {value}" for name, value in plain(model).items() if name != "kind" and value)
+    return ", ".join([model.kind, *parts])
 
 
 def _data(manifest: Manifest) -> str:
@@ -170,16 +199,38 @@ def _promise(card: Card) -> str:
             " model may find out whether a certain record was learnt from, or more of what was in it. Pass it"
             " on only where the records themselves could be passed on."
         )
+    uncovered = privacy["layers_not_covered"]
+    this = "the shared tensors of this model" if uncovered else "this model"
     unit = "all records of a member" if privacy["mode"] == "organisation" else "every single record"
     spent = privacy["epsilon_of_the_exporting_member"]
     known = "not finite" if spent is None else f"{spent:.3f}"
     return (
         f"Mode `{privacy['mode']}`, differential privacy for {unit} of the exporting member: epsilon {known}"
         f" at delta {privacy['delta']:g}, of at most {privacy['epsilon_promised']:g} that were promised."
-        " Whatever somebody concludes from everything this member released, this model included, the odds"
+        f" Whatever somebody concludes from everything this member released, {this} included, the odds"
         " grow by a factor of at most e to the epsilon if the record was there, but for a chance of delta."
         " The figure is from the exporting member's own ledger: it says nothing about records of other"
-        f" members, who count for themselves against the same promise{_condition(privacy)}."
+        f" members, who count for themselves against the same promise{_condition(privacy)}.{_vote(privacy)}"
+        f"{_uncovered(uncovered)}"
+    )
+
+
+def _uncovered(layers: Sequence[str]) -> str:
+    if not layers:
+        return ""
+    return (
+        f"\n\n**Epsilon does not cover the private layers in the file ({_plain(_listed(layers))}).** They"
+        " were fitted to the exporting member's own records without noise, and somebody who has them may find"
+        " out what was in those. Keep the file to yourselves."
+    )
+
+
+def _vote(privacy: Card) -> str:
+    if not privacy["ended_by_vote"]:
+        return ""
+    return (
+        " A vote ended the federation before its planned end. When to stop was read off what had been"
+        " released, so the figure is that of the planned end, as if it had gone on."
     )
 
 
@@ -196,6 +247,8 @@ def _goodness(card: Card) -> Iterator[str]:
     else:
         yield "Over the members' test records, from a sum to which the mode's noise was added:"
         yield _table(_figures(metrics["federation"]))
+        if not metrics["federation"].keys() - {"members", "total"}:
+            yield "The figures themselves are lost in the noise."
     if metrics["own"] is not None:
         yield "On the exporting member's own test records, **exact: no epsilon covers these figures**:"
         yield _table(_figures(metrics["own"]))
@@ -205,17 +258,20 @@ def _figures(found: Card) -> dict[str, str]:
     return {"records" if name == "total" else name: f"{value:.4g}" for name, value in found.items()}
 
 
-def _use(manifest: Manifest, file: str) -> Iterator[str]:
+def _use(card: Card, manifest: Manifest, file: str) -> Iterator[str]:
     if not file.endswith(".safetensors"):
         yield "It has everything from the record to the answer in it, and takes any number of records."
         yield _RECORDS
         yield _code(_RUN_TORCH if file.endswith(".pt2") else _RUN_ONNX, file)
         return
-    yield (
-        "The tensors have the names of the layers; `preprocessing.mean` and `preprocessing.scale` are what"
-        " inputs are scaled by. The facts above are in the file's metadata as JSON, under `card`."
-    )
     task, model = manifest.task, manifest.model
+    own = isinstance(task, PluginTask | OutsideTask)
+    names = "that the members' own code gives them" if own else "of the layers"
+    scales = "; `preprocessing.mean` and `preprocessing.scale` are what inputs are scaled by"
+    yield (
+        f"The tensors have the names {names}{'' if card['limit'] is None else scales}. The facts above are in"
+        " the file's metadata as JSON, under `card`."
+    )
     whole = isinstance(model, DenseModel) and not model.rank
     if isinstance(task, TabularTask) and whole:
         yield "For a CSV file whose rows have every cell that a row must have:"
@@ -223,6 +279,8 @@ def _use(manifest: Manifest, file: str) -> Iterator[str]:
     elif isinstance(task, ImageTask) and whole:
         yield "For an array of pictures, (count, channels, height, width), with numbers as declared above:"
         yield _code(_RUN_PICTURES + _ANSWERS[_answer(task, model.kind)], file)
+    elif own:
+        yield "What becomes of a record is not in the file: load the tensors into the code that trained them."
     else:
         yield "Its layers are not a plain chain: export it as `.pt2` or `.onnx` to have the program with it."
 
@@ -306,7 +364,8 @@ def _table(rows: Mapping[str, str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
+    """``names`` in quotes, for any of them may have a comma in it."""
+    return ", ".join(json.dumps(name, ensure_ascii=False) for name in names)
 
 
 def _plain(text: str) -> str:

@@ -23,12 +23,13 @@ class State:
 
 
 @contextmanager
-def opened_state(config_file: Path) -> Iterator[State]:
-    """The state of the node that ``config_file`` describes; the node may be running meanwhile.
+def opened_state(config_file: Path, backbone: str | None = None) -> Iterator[State]:
+    """The state of the node that ``config_file`` describes; the node may be running meanwhile. ``backbone``:
+    the file of the frozen layers, if not the config's.
 
     Raises UserError if config, identity or state cannot be read, or if the node has not joined yet.
     """
-    config = load_config(config_file, os.environ, {})
+    config = load_config(config_file, os.environ, {"backbone": backbone})
     with Store.open(config.state, load_identity(config.identity), readonly=True) as store:
         manifest = store.manifest()
         if manifest is None:

@@ -55,9 +55,12 @@ class Terms:
         return (base + 1,) * larger + (base,) * (count - larger)
 
     def noise(self) -> Multipliers:
-        """The least noise that keeps the promise. Takes a second or two."""
+        """The least noise that keeps the promise. Takes a second or two. Raises PrivacyError if none does."""
         paid = evaluations_paid(self.evaluations)
-        return calibrate(self.epsilon, self.delta, self.rounds, self.sampled, self.kind, paid)
+        try:
+            return calibrate(self.epsilon, self.delta, self.rounds, self.sampled, self.kind, paid)
+        except ValueError as error:
+            raise PrivacyError(f"epsilon: {error}", "promise more: a larger epsilon or delta") from None
 
     def run(self, noise: Multipliers, roster: Thresholds) -> list[Mechanism]:
         """A node's ledger after all rounds, with ``noise``, in such rosters."""
@@ -109,5 +112,5 @@ def check_promise(manifest: Manifest, before: Sequence[Mechanism] = ()) -> None:
         raise PrivacyError(
             f"privacy.epsilon: the noise multipliers given cost epsilon {planned:.3f} over"
             f" {manifest.training.rounds} rounds, more than the {privacy.epsilon:g} that is promised",
-            "leave the three noise multipliers out: they are computed from epsilon and delta",
+            "leave the noise multipliers out: they are computed from epsilon and delta",
         )

@@ -101,8 +101,13 @@ class Federation:
         round went on without.
 
         Raises ValueError, which says what is wrong, if it is not the arrays that the manifest declares, all
-        finite; then another one may be sent. ConnectionError as :meth:`receive` does.
+        finite; then another one may be sent. TypeError for what is no mapping at all. ConnectionError as
+        :meth:`receive` does.
         """
+        given: object = model  # what a function that forgot to return gives, too
+        if not isinstance(given, Mapping):
+            expected = "send() takes arrays by name, as receive() gives them"
+            raise TypeError(f"{expected}, not {type(model).__name__}")
         payload = b"".join(self._checked(model, name, shape) for name, shape in self.shapes.items())
         unknown = sorted(set(model) - set(self.shapes))
         if unknown:
@@ -155,7 +160,7 @@ class Federation:
     def _checked(model: Mapping[str, ArrayLike], name: str, shape: tuple[int, ...]) -> bytes:
         if name not in model:
             raise ValueError(f"{name}: missing; send every array that was received")
-        array = np.asarray(model[name], "<f4")
+        array = _reals(model[name], name)
         if array.shape != shape:
             raise ValueError(f"{name}: the shape is {array.shape}, the manifest declares {shape}")
         return array.tobytes()
@@ -166,6 +171,16 @@ class Federation:
             return read_status(self._state).phase == "done"
         except UserError:
             return False
+
+
+def _reals(given: ArrayLike, name: str) -> NDArray[np.float32]:
+    try:
+        array = np.asarray(given)
+        if not np.iscomplexobj(array):
+            return array.astype("<f4")
+    except (TypeError, ValueError, RuntimeError) as error:  # the last is how torch refuses
+        raise ValueError(f"{name}: no array of numbers ({error})") from None
+    raise ValueError(f"{name}: an array of complex numbers; send real ones")
 
 
 def _state_of(directory: Path) -> Path:

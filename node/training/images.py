@@ -60,15 +60,18 @@ def load_pictures(path: Path, task: ImageTask, most: int) -> Pictures:
 
 
 def load_unlabelled_pictures(path: Path, task: ImageTask, most: int) -> tuple[tuple[str, ...], Array]:
-    """Names of the pictures at ``path``, and the pictures: files in one folder by name, others by number."""
+    """Names of the pictures at ``path``, and the pictures: files in a folder, and in its folders of classes,
+    by name; others by number.
+    """
     with _readable(path):
         if not path.is_dir():
             pictures = _shaped(path, _array(path, "images", most, task.features), task)
             return tuple(map(str, range(len(pictures)))), pictures
-        files = _picture_files(path)
+        folders = (path, *(path / name for name in task.classes))
+        files = [file for folder in folders if folder.is_dir() for file in _picture_files(folder)]
         if len(files) > most:
             raise DataError(f"{path}: more than {most} pictures", "predict a part of them at a time")
-        return tuple(file.name for file in files), _opened(files, task)
+        return tuple(str(file.relative_to(path)) for file in files), _opened(files, task)
 
 
 def scaled_pictures(pictures: Array, task: ImageTask) -> NDArray[np.float32]:

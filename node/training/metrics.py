@@ -11,11 +11,12 @@ that one record can add, which the noise is laid out for:
     any other     nothing: √3
 
 Sums of noised counts may be anything. So every figure is cut to where it can lie, and is nan where there is
-nothing to compute it from.
+nothing to compute it from. The errors of a number are nan where they are impossible: at their limit, 0, they
+would be the best that there are.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -29,9 +30,13 @@ Array = NDArray[np.float64]
 
 LOSS_CAP: Final = 1.0
 """Nats. A test record adds at most this to the sum of losses, which bounds what its presence shows."""
-BINS: Final = 16
-"""Bins of a score: their edges are 2 ln(i / (BINS - i)), fine around 0 and out to 5.4 on either side."""
-_EDGES: Final = 2 * np.log(np.arange(1, BINS) / (BINS - np.arange(1, BINS)))
+BINS: Final = 24
+"""Bins of a score: their edges are 4/3 ln(i / (BINS - i)), 0.2 apart around 0 and out to 4.2 on either side.
+Finer ones would lose less of narrow scores, and more to the noise that there is on every bin.
+"""
+_EDGES: Final = 4 / 3 * np.log(np.arange(1, BINS) / (BINS - np.arange(1, BINS)))
+_ROUNDED: Final = 1e-6
+"""How far beyond its limit, or another, a mean may lie that has no noise in it, but was encoded."""
 HEAD: Final = 3
 """Sums that every evaluation begins with."""
 
@@ -51,7 +56,7 @@ class Measures(Protocol):
 
     def figures(self, right: float, loss: float, details: Array) -> dict[str, float]:
         """By the names of :func:`p2pfl.gossip.evaluation_spec.metrics_of`. All three are divided by the
-        number of records; ``right`` and ``loss`` are within [0, 1].
+        number of records, and may be anything.
         """
 
 
@@ -82,15 +87,21 @@ def summed(task: TaskSpec, outputs: Array, targets: NDArray[Any], right: Array, 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Sums over test records; floats, because a sum with noise in it is no count."""
+    """Sums over test records; floats, because a sum with noise in it is no count. ``exact``: figures, by
+    name, that whoever holds the records knows better than the sums do.
+    """
 
     sums: tuple[float, ...]
     measured: Measures = field(repr=False)
+    exact: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, manifest: Manifest, sums: Iterable[float]) -> "Evaluation":
+    def of(
+        cls, manifest: Manifest, sums: Iterable[float], exact: Mapping[str, float] | None = None
+    ) -> "Evaluation":
         """What ``sums`` say of a federation's model. Raises ValueError if they are not of its task."""
-        found = cls(tuple(map(float, sums)), measures(manifest.task, hinge=manifest.model.kind == "svm"))
+        measured = measures(manifest.task, hinge=manifest.model.kind == "svm")
+        found = cls(tuple(map(float, sums)), measured, exact or {})
         if len(found.sums) != HEAD + found.measured.dimension:
             raise ValueError(f"{len(found.sums)} sums are no evaluation of this task")
         return found
@@ -105,8 +116,7 @@ class Evaluation:
         """Everything that follows from the sums, by name; all nan without records."""
         total = self.total if self.total > 0 else math.nan
         right, _, loss, *details = np.array(self.sums) / total
-        right, loss = (float(np.clip(mean, 0.0, 1.0)) for mean in (right, loss))
-        return self.measured.figures(right, loss, np.array(details))
+        return {**self.measured.figures(float(right), float(loss), np.array(details)), **self.exact}
 
     @property
     def accuracy(self) -> float:
@@ -147,10 +157,10 @@ class TwoClasses:
         others, positive = np.maximum(details.reshape(2, BINS), 0.0)
         shares = [_ratio(others[: BINS // 2], others), _ratio(positive[BINS // 2 :], positive)]
         return {
-            "accuracy": right,
+            "accuracy": _cut(right),
             "balanced_accuracy": sum(shares) / 2,
             "auc": area_under_the_curve(others, positive),
-            "mean_loss": loss,
+            "mean_loss": _cut(loss),
         }
 
 
@@ -180,7 +190,7 @@ class SeveralClasses:
         shares = found[0][there] / found.sum(axis=0)[there]
         balanced = float(shares.mean()) if there.any() else math.nan
         unit = float(self.count) if self.hinge else math.log2(self.count)
-        return {"accuracy": right, "balanced_accuracy": balanced, "mean_loss": unit * loss}
+        return {"accuracy": _cut(right), "balanced_accuracy": balanced, "mean_loss": unit * _cut(loss)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,14 +213,19 @@ class Numbers:
         return np.array([scaled.sum(), (scaled**2 - 0.5).sum()])
 
     def figures(self, right: float, loss: float, details: Array) -> dict[str, float]:
-        """R² is cut to [-1, 1]: a model far worse than the mean is bad enough."""
-        mean, square = float(details[0]), float(details[1]) + 0.5
+        """R² is at least -1: a model far worse than the mean is bad enough. Impossible figures are nan: only
+        noise makes them.
+        """
+        absolute, loss = _possible(1 - right), _possible(loss)
+        if math.sqrt(loss) < absolute - _ROUNDED:
+            absolute = loss = math.nan
+        mean, square = float(details[0]), _possible(float(details[1]) + 0.5)
         variance = (square - mean**2) / 4  # in squares of the range, which is 2 wide for u
         explained = 1 - loss / variance if variance > 0 else math.nan
         return {
-            "mean_absolute_error": (1 - right) * self.width,
+            "mean_absolute_error": absolute * self.width,
             "root_mean_squared_error": math.sqrt(loss) * self.width,
-            "r2": max(explained, -1.0) if explained == explained else math.nan,
+            "r2": math.nan if math.isnan(explained) else max(explained, -1.0),
         }
 
 
@@ -235,7 +250,7 @@ class RightAndLoss:
         return np.zeros(0)
 
     def figures(self, right: float, loss: float, details: Array) -> dict[str, float]:
-        return {"accuracy": right, "mean_loss": self.unit * loss}
+        return {"accuracy": _cut(right), "mean_loss": self.unit * _cut(loss)}
 
 
 def area_under_the_curve(others: Array, positive: Array) -> float:
@@ -247,6 +262,27 @@ def area_under_the_curve(others: Array, positive: Array) -> float:
         return math.nan
     below = np.cumsum(others) - others / 2
     return float(positive @ below) / pairs
+
+
+def area_under_the_curve_of_scores(scores: Array, positive: NDArray[np.bool_]) -> float:
+    """The same, exactly, from the scores themselves, both of shape (n,); equal scores count half, and what is
+    not a number is above all others.
+    """
+    there, others = int(positive.sum()), int((~positive).sum())
+    if not there or not others:
+        return math.nan
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return (float(ranks[positive].sum()) - there * (there + 1) / 2) / (there * others)
+
+
+def _cut(mean: float) -> float:
+    return float(np.clip(mean, 0.0, 1.0))
+
+
+def _possible(mean: float) -> float:
+    """``mean`` if it can be one of numbers in [0, 1], else nan."""
+    return _cut(mean) if -_ROUNDED <= mean <= 1 + _ROUNDED else math.nan
 
 
 def _ratio(part: Array, whole: Array) -> float:

@@ -26,8 +26,10 @@ from p2pfl.node.training.networks import network
 from p2pfl.node.training.objectives import Objective, TwoClasses
 
 _BLOCK_ELEMENTS = 1 << 24
-_ROUNDING = {torch.float32: 2.0**-10, torch.float64: 2.0**-40}
-"""By how much, relative to the clip norm, rounding may let a record's part of a sum exceed it."""
+_ROUNDING = {torch.float32: 2.0**-9, torch.float64: 2.0**-12}
+"""By how much, relative to the clip norm, rounding may let what one record changes in a sum exceed it: see
+:mod:`.clipping.gradient`.
+"""
 
 
 class Model:

@@ -29,7 +29,7 @@ PART_OF_READY: Final = 0.75
 """Of ``timing.ready_seconds``: how long a loop may take while the others of its group still wait for us."""
 _SUMS: Final = struct.Struct("<3d")
 _ORGANISATION: Final = Table(np.zeros((1, 0)), np.zeros(1))
-"""Stands for all its records, of which this node sees none: so the statistics count members."""
+"""Stands for all its records, of which this node sees none."""
 
 Vector = NDArray[np.float64]
 
@@ -76,7 +76,10 @@ class OutsideTrainer(Trainer):
         def judge(header: Header, payload: bytearray) -> Header:
             if header["kind"] != "measured":
                 raise ValueError("a measurement was asked for")
-            sums[:] = _sums_in(payload)
+            said = _sums_in(payload)
+            sums[:] = _possible(*said)
+            if not np.array_equal(sums, said):
+                log.warning("round %d: the training loop measured what no records add up to: cut", self.round)
             return {"kind": "taken", "kept": "1.0"}
 
         payload = parameters.astype("<f4").tobytes()
@@ -119,17 +122,24 @@ class OutsideTrainer(Trainer):
 
 
 def _sums_in(payload: bytearray) -> tuple[float, float, float]:
-    """(correct, total, loss), zeros for none. Raises ValueError for what no records can add up to."""
+    """(correct, total, loss), zeros for none. Raises ValueError for any other number of numbers."""
     if not payload:
         return 0.0, 0.0, 0.0
     if len(payload) != _SUMS.size:
         raise ValueError("an evaluation is three numbers: correct, total, loss")
     correct, total, loss = _SUMS.unpack(payload)
-    if not (math.isfinite(correct + total + loss) and 0 <= correct <= total <= MAX_RECORDS):
-        raise ValueError(f"needs 0 <= correct <= total <= {MAX_RECORDS}, not {correct:g} of {total:g}")
-    if loss < 0:
-        raise ValueError(f"a sum of losses is at least 0, not {loss:g}")
-    return correct, total, min(loss, LOSS_CAP * total)
+    return correct, total, loss
+
+
+def _possible(correct: float, total: float, loss: float) -> tuple[float, float, float]:
+    """The nearest that records can add up to; nan as the worst: none right, no records, all the loss."""
+    total = _cut(0.0 if math.isnan(total) else total, MAX_RECORDS)
+    right = _cut(0.0 if math.isnan(correct) else correct, total)
+    return right, total, _cut(math.inf if math.isnan(loss) else loss, LOSS_CAP * total)
+
+
+def _cut(value: float, most: float) -> float:
+    return min(max(value, 0.0), most)
 
 
 def _welcome(manifest: Manifest, seconds: float) -> Header:

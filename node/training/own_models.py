@@ -1,7 +1,8 @@
 """Models that are not p2pfl's own: a plug-in's module, and one of which only the shapes are known."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -22,6 +23,12 @@ Numbers = NDArray[Any]
 _BLOCK: Final = 256
 """Records at a time: what a plug-in's module makes of one is not declared."""
 _TRIED: Final = 4
+_MANY: Final = 64
+"""Records of the trial of a whole batch: some code mixes large ones only."""
+_SAME: Final = 1e-6
+"""How far, relatively, a record's outputs may move when another takes a neighbour's place: nothing is summed
+in another order.
+"""
 _CLOSE: Final = 1e-3
 """How far a record's outputs may move, relatively, with the rest of its batch: more than by rounding."""
 
@@ -91,7 +98,9 @@ class InstalledModel(Model):
             together = self._answers(parameters, inputs, targets)
             each = zip(inputs, targets, strict=True)
             alone = [self._answers(parameters, one[None], target[None]) for one, target in each]
-            self.summed_gradient(parameters, inputs, targets, 1.0)
+            mixes = any(self._mixes(table, training) for training in (True, False))
+            if not mixes:
+                self.summed_gradient(parameters, inputs, targets, 1.0)
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())
             self._refuse(f"fails on the first {len(inputs)} records: {said}")
@@ -100,10 +109,39 @@ class InstalledModel(Model):
         if shapes != {(len(inputs),)} or outputs.size != len(inputs) * self._spec.outputs:
             self._refuse(f"gives {outputs.shape} outputs for {len(inputs)} records, losses {losses.shape}")
         for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
-            if not np.allclose(whole, np.concatenate(parts), _CLOSE, _CLOSE, equal_nan=True):
-                self._refuse("mixes records: what it gives for one depends on the others in its batch")
+            mixes |= not np.allclose(whole, np.concatenate(parts), _CLOSE, _CLOSE, equal_nan=True)
+        if mixes:
+            self._refuse("mixes records: what it gives for one depends on the others, of its batch or before")
         if any(not torch.equal(value, before[name]) for name, value in self._module.named_buffers()):
             self._refuse("changes buffers while it learns: what they hold of records has no noise")
+
+    def _mixes(self, table: Table, training: bool) -> bool:
+        """Whether, in this mode, replacing half of a batch, the larger records, changes what the others give;
+        or a batch gives something else than before: then the module, or the losses, remember.
+        """
+        rows = np.arange(_MANY) % len(table)
+        inputs, targets = self._tensor(table.features[rows]), self._tensor(table.labels[rows])
+        ranked = inputs.flatten(1).double().abs().sum(1).argsort()
+        others, larger = ranked[: _MANY // 2], ranked[_MANY // 2 :]
+        changed, changed_targets = inputs.clone(), targets.clone()
+        changed[larger], changed_targets[larger] = 0, 0
+        with nullcontext() if training else _evaluating(self._module), torch.random.fork_rng(devices=[]):
+            first = self._given(inputs, targets, training)
+            replaced = self._given(changed, changed_targets, training)
+            again = self._given(inputs, targets, training)
+        close = partial(torch.allclose, rtol=_SAME, atol=_SAME, equal_nan=True)
+        neighbours = zip(first, replaced, strict=True)
+        return not (
+            all(close(one[others], other[others]) for one, other in neighbours)
+            and all(close(one, other) for one, other in zip(first, again, strict=True))
+        )
+
+    def _given(self, inputs: Tensor, targets: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+        """Outputs and losses, by the same draws every time."""
+        torch.manual_seed(0)
+        with torch.set_grad_enabled(training):
+            outputs = self._module(inputs)
+            return outputs.detach(), self._aim.losses(outputs, targets).detach()
 
     def _answers(self, parameters: Vector, inputs: Numbers, targets: Numbers) -> tuple[Vector, ...]:
         """Of these records, together: outputs, how right, losses, and what people are told."""

@@ -14,6 +14,7 @@ In mode organisation the whole organisation is what a record is elsewhere. Its s
 means over its records: as large as one record's at most, whatever they hold and however many they are.
 """
 
+import logging
 import math
 
 import numpy as np
@@ -26,12 +27,20 @@ from p2pfl.node.errors import ManifestProblem
 from p2pfl.node.privacy import dimension, poisson_sample, step_noise
 from p2pfl.node.training.images import scaled_pictures
 from p2pfl.node.training.initial import start_values
-from p2pfl.node.training.metrics import Evaluation, summed
+from p2pfl.node.training.metrics import (
+    Evaluation,
+    TwoClasses,
+    area_under_the_curve_of_scores,
+    measures,
+    summed,
+)
 from p2pfl.node.training.models import Model, precision_for
 from p2pfl.node.training.objectives import objective
 from p2pfl.node.training.own_models import own_model
 from p2pfl.node.training.preprocessing import Standardiser, scaling, statistics_of
 from p2pfl.node.training.table import Table
+
+log = logging.getLogger(__name__)
 
 _BELOW = 1 - 2.0**-20
 """What an update may use of the clip norm: far more is left than rounding costs."""
@@ -82,7 +91,7 @@ class Trainer:
         """Which is being prepared: what a training loop outside is told."""
         self._initial = initial
         self.idle = ""
-        """Why the last contribution was not trained, if a training loop outside was to train it."""
+        """Why the last contribution was not trained, though it was to be; mostly empty."""
         self.left_out = 0
         """How often, in the last contribution, a record's gradient was not finite, and counted as zero."""
 
@@ -115,12 +124,13 @@ class Trainer:
         return drawn[~self.model.private]
 
     def statistics(self) -> NDArray[np.float64]:
-        """What the training records add to the sum of stage statistics."""
+        """What the training records add to the sum of stage statistics; without numeric columns nothing is
+        measured, and it is 1 whatever they are.
+        """
         task = self._manifest.task
-        if isinstance(task, TabularTask):
-            sums = statistics_of(task, self._train)
-        else:
-            sums = np.array([float(len(self._train))])
+        if not isinstance(task, TabularTask) or not self._manifest.numeric_columns:
+            return np.ones(1)
+        sums = statistics_of(task, self._train)
         return sums / len(self._train) if self._by_organisation else sums
 
     def contribution(
@@ -128,9 +138,10 @@ class Trainer:
     ) -> NDArray[np.float64]:
         """What this node adds to a training round: the model after its steps, or as it is unless ``train``.
 
-        Raises ManifestProblem if training diverged.
+        The model as it is, too, if training diverged under privacy: a node that stops tells everybody
+        something of its records, and no noise covers it. Raises ManifestProblem instead in mode none.
         """
-        self.left_out, self.learnt_private = 0, None
+        self.left_out, self.learnt_private, self.idle = 0, None, ""
         if not train:
             return parameters.copy()
         start = self.whole(parameters)
@@ -146,12 +157,23 @@ class Trainer:
                 model -= spec.learning_rate / spec.expected_batch * step
                 model -= led
         if not np.isfinite(model).all():
-            raise ManifestProblem(
-                "training diverged", "a lower training.learning_rate needs another federation"
-            )
+            return self._diverged(parameters)
         if self._manifest.model.private:
             self.learnt_private, model = model[self.model.private], model[~self.model.private]
         return self._clipped_update(parameters, model) if self._by_organisation else model
+
+    def _diverged(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        hint = "a lower training.learning_rate needs another federation"
+        if self._manifest.privacy.mode == "none":
+            raise ManifestProblem("training diverged", hint)
+        self.idle = f"training diverged: {hint}"
+        log.warning(
+            "round %d: training diverged here; this node adds the model as it was, and its records taught"
+            " nothing; %s",
+            self.round,
+            hint,
+        )
+        return parameters.copy()
 
     def _clipped_update(self, start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
         """``end``, or the point on the way there at a distance of clip_norm from ``start``."""
@@ -175,19 +197,24 @@ class Trainer:
     def evaluate(
         self, parameters: NDArray[np.float64], statistics: NDArray[np.float64], table: Table | None = None
     ) -> Evaluation:
-        """How the model does on ``table``, or on this node's test records; all zero without any. Not noised:
-        not to be sent.
+        """How the model does on ``table``, or on this node's test records; all zero without any. Not noised,
+        and exact where the sums are not: not to be sent.
         """
         table = self._test if table is None else table
         task, sums = self._manifest.task, np.zeros(self.dimension("evaluation"))
         if table is None:
             return Evaluation.of(self._manifest, sums)
+        ranked = isinstance(measures(task), TwoClasses)
+        scores = np.empty(len(table) if ranked else 0)
         for start in range(0, len(table), self.model.block):
             part = slice(start, start + self.model.block)
             some = Table(table.features[part], table.labels[part])
             outputs = self._outputs(parameters, statistics, some)
             sums += summed(task, outputs, some.labels, *self.objective.measured(outputs, some.labels))
-        return Evaluation.of(self._manifest, sums)
+            if ranked:
+                scores[part] = outputs
+        exact = {"auc": area_under_the_curve_of_scores(scores, table.labels > 0)} if ranked else {}
+        return Evaluation.of(self._manifest, sums, exact)
 
     def predict(
         self, parameters: NDArray[np.float64], statistics: NDArray[np.float64], table: Table

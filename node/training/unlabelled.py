@@ -30,9 +30,17 @@ class Unlabelled:
 def load_unlabelled(path: Path, task: TaskSpec) -> Unlabelled:
     """Read the records at ``path``; columns that ``task`` does not name are kept, but ignored.
 
-    Raises DataError, naming file, line and column, for anything that is not as the manifest declares, and for
-    text, which has no labels to predict.
+    Raises DataError, naming file, line and column, for anything that is not as the manifest declares, for
+    nothing at all, and for text, which has no labels to predict.
     """
+    found = _load(path, task)
+    if not found.rows:
+        hint = "name a file with rows, or a folder with pictures in it or in a folder for each class"
+        raise DataError(f"{path}: no records, so there is nothing to predict", hint)
+    return found
+
+
+def _load(path: Path, task: TaskSpec) -> Unlabelled:
     match task:
         case TabularTask():
             return _load_rows(path, task)

@@ -260,7 +260,9 @@ class _Steps:
         self._trainer = Trainer(exact, table, None, self._sample)
         singles = [_part(table, row) for row in np.eye(len(table), dtype=np.bool_)]
         self.statistics = np.array([Trainer(exact, one, None, self._sample).statistics() for one in singles])
-        """What each record adds to the statistics: (n, s)."""
+        """What each record adds to the statistics: (n, s); nothing, where they are about no record."""
+        if not manifest.numeric_columns:
+            self.statistics[:] = 0
 
     def of_all(self, model: Vector, statistics: Vector) -> Vector:
         """The sum over all records: shape (d,)."""

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2pfl.backbone_option import add_backbone
+
 if TYPE_CHECKING:
     from p2pfl.gossip.manifest import Manifest
     from p2pfl.node.training.metrics import Evaluation
@@ -17,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Measure the federation's model on labelled records of your own. Nothing leaves this machine."
     )
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the node's TOML")
+    add_backbone(parser)
     parser.add_argument(
         "--model", metavar="FILE", type=Path, help="a model file (default: the node's latest)"
     )
@@ -33,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from p2pfl.node.training.table import load_table
     from p2pfl.opened import opened_state
 
-    with opened_state(options.config) as state:
+    with opened_state(options.config, options.backbone) as state:
         path = options.data or state.config.data_test
         if path is None:
             raise UsageError("--data: missing, and the config has no data.test", "name a file with --data")

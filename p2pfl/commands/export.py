@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2pfl.backbone_option import add_backbone
+
 if TYPE_CHECKING:
     from p2pfl.applied import AppliedModel
     from p2pfl.node.training.metrics import Evaluation
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " FILE, by which a manifest can name a .safetensors file as initial values. Nothing is overwritten."
     )
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the node's TOML")
+    add_backbone(parser)
     parser.add_argument(
         "--out", metavar="FILE", type=Path, required=True, help=f"the model file: {', '.join(FORMATS)}"
     )
@@ -53,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         if path.exists():
             hint = "choose another name, or remove it first"
             raise StorageError(f"{path} exists already, and is never overwritten", hint)
-    with opened_state(options.config) as state:
+    with opened_state(options.config, options.backbone) as state:
         model = AppliedModel.load(state, None)
         released = state.store.released()
         assert released is not None  # AppliedModel.load has refused
@@ -90,6 +93,7 @@ def _own_evaluation(model: "AppliedModel") -> "Evaluation | None":
 
 def _contents(suffix: str, model: "AppliedModel", scaled: "Scaling | None", card: str) -> bytes:
     """The bytes of the model's file."""
+    from p2pfl.model_card import uncovered_layers
     from p2pfl.node.model_file import exported_model
     from p2pfl.node.training.exported import Program, onnx_program, torch_program
 
@@ -97,7 +101,8 @@ def _contents(suffix: str, model: "AppliedModel", scaled: "Scaling | None", card
     parameters = trainer.whole(model.parameters)
     if suffix == ".safetensors":
         scales = {} if scaled is None else scaled.tensors
-        return exported_model(trainer.model.tensors(parameters) | scales, card)
+        own = bool(uncovered_layers(model.state.manifest))
+        return exported_model(trainer.model.tensors(parameters) | scales, card, own)
     program = Program(trainer.model.network(parameters), scaled, trainer.objective)
     write = torch_program if suffix == ".pt2" else onnx_program
     return write(program, model.state.manifest)

@@ -12,6 +12,9 @@ from p2pfl.terminal import note
 if TYPE_CHECKING:
     from p2pfl.gossip.manifest import Manifest
 
+_LARGE_DELTA = 1e-2
+"""Larger ones promise little to anybody, however few the records are."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``p2pfl federation create``."""
@@ -72,6 +75,12 @@ def run(options: argparse.Namespace) -> int:
     print(manifest.federation_id)
     for line in explain(manifest, sys.stderr):
         note(line)
+    delta = manifest.privacy.delta
+    if manifest.privacy.mode != "none" and delta > _LARGE_DELTA:
+        note(
+            f"warning: privacy.delta {delta:g} lets one record in {1 / delta:.0f} be given away whole;"
+            " it should be far below one in the number of records"
+        )
     note(
         f"written to {out}: give it to every member, then each runs: p2pfl node --config node.toml"
         f" --federation {out}"
@@ -112,7 +121,7 @@ def _with_noise(manifest: "Manifest", after: Sequence[Path]) -> "Manifest":
     for one in earlier:
         require_countable(manifest, one, planned := planned_mechanisms(one))
         before += planned
-    if privacy.calibrated:
+    if manifest.calibrated:
         check_promise(manifest, before)
         return manifest
     given = (
@@ -121,8 +130,8 @@ def _with_noise(manifest: "Manifest", after: Sequence[Path]) -> "Manifest":
         privacy.evaluation_noise_multiplier,
     )
     if any(given):
-        what = "privacy.noise_multiplier: some of the three noise multipliers are given, but not all"
-        raise ManifestProblem(what, "leave all three out: they are computed from epsilon and delta")
+        what = "privacy.noise_multiplier: some of the noise multipliers are given, but not all"
+        raise ManifestProblem(what, "leave all of them out: they are computed from epsilon and delta")
     note("computing the noise")
     return calibrated(manifest, before)
 

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2pfl.backbone_option import add_backbone
+
 if TYPE_CHECKING:
     from p2pfl.personal_model import Fitted
 
@@ -18,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " The node may be running meanwhile, and goes on with the shared model."
     )
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the node's TOML")
+    add_backbone(parser)
     parser.add_argument(
         "--epochs", metavar="N", type=int, default=5, help="passes over the training records (default: 5)"
     )
@@ -40,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(
             "--learning-rate: must be above 0 and at most 1e6", "leave it out for the federation's"
         )
-    with opened_state(options.config) as state:
+    with opened_state(options.config, options.backbone) as state:
         fitted = fit(state, options.epochs, rate)
     if options.json:
         print(json.dumps(fitted.as_dict(), indent=1))

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2pfl.backbone_option import add_backbone
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " in a row with a missing one. Of pictures, a row for each is written. Nothing leaves this machine."
     )
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the node's TOML")
+    add_backbone(parser)
     parser.add_argument(
         "--model", metavar="FILE", type=Path, help="a model file (default: the node's latest)"
     )
@@ -40,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from p2pfl.node.training.unlabelled import load_unlabelled
     from p2pfl.opened import opened_state
 
-    with opened_state(options.config) as state:
+    with opened_state(options.config, options.backbone) as state:
         model = AppliedModel.load(state, options.model)
         records = load_unlabelled(options.data, state.manifest.task)
         names, predictions = _told(state.manifest, model.predict(records.table))

@@ -97,7 +97,8 @@ class _Planned:
 class _Spent:
     """What a node has spent. ``latest``: epsilon of the last round that cost anything, by itself. ``end``: if
     the rounds to come are as planned, of which ``without`` will be without this node's records. ``voted``:
-    whether the members voted to end before. ``carried``: from earlier federations, each with what that cost.
+    whether the members voted to end before, so that it is ``end`` that holds, for ``rungs`` too. ``carried``:
+    from earlier federations, each with what that cost.
     """
 
     manifest: "Manifest"
@@ -111,6 +112,11 @@ class _Spent:
     carried: "Sequence[tuple[Carried, Spent]]"
     list_all: bool
 
+    @property
+    def holds(self) -> "Spent":
+        """The epsilon that the node may count on: no less than at the planned end, once there was a vote."""
+        return self.end if self.voted else self.total
+
     def as_dict(self) -> dict[str, object]:
         """For JSON: an infinite epsilon is null."""
         if self.manifest.privacy.mode == "none":
@@ -120,8 +126,10 @@ class _Spent:
             release, cost = self.latest
             latest = {"round": release.round, "epsilon": _finite(cost.pld), "epsilon_rdp": _finite(cost.rdp)}
         return {
-            **_common(self.manifest, self.total, self.rungs),
+            **_common(self.manifest, self.holds, self.rungs),
             "latest": latest,
+            "epsilon_so_far": _finite(self.total.pld),
+            "epsilon_rdp_so_far": _finite(self.total.rdp),
             "epsilon_at_the_end": _finite(self.end.pld),
             "epsilon_rdp_at_the_end": _finite(self.end.rdp),
             "rounds_without_records": self.without,
@@ -143,7 +151,7 @@ class _Spent:
         yield from _heading(self.manifest)
         if self.manifest.privacy.mode == "none":
             return
-        yield _epsilon(self.manifest, "spent", self.total)
+        yield _epsilon(self.manifest, "at the planned end" if self.voted else "spent", self.holds)
         yield _COLUMNS
         for one, cost in self.carried:
             yield _row(f"carried over from {one.federation.hex()[:12]}…", cost) + f"  ({one.name})"
@@ -158,7 +166,8 @@ class _Spent:
             yield "a vote has ended the federation: what holds is epsilon at the planned end, because when to"
             yield "  stop was read off what had been released, and the figure so far knows nothing of that"
         yield from _ladder(self.manifest.groups.colluders, self.rungs)
-        yield "the ladder is for the groups that there were;"
+        more = ", and those to the planned end" if self.voted else ""
+        yield f"the ladder is for the groups that there were{more};"
         yield _STOPS
         if self.list_all:
             from p2pfl.releases import HEADER
@@ -234,8 +243,7 @@ def _planned(path: Path) -> _Planned:
 
 def _spent(path: Path, list_all: bool) -> _Spent:
     from p2pfl.node.accountant import epsilon, ladder
-    from p2pfl.node.outlook import outlook
-    from p2pfl.node.programme import voted_to_end
+    from p2pfl.node.outlook import holding, is_voted, outlook
     from p2pfl.opened import opened_state
     from p2pfl.releases import carried_releases, releases
 
@@ -253,8 +261,8 @@ def _spent(path: Path, list_all: bool) -> _Spent:
             epsilon(mechanisms, delta),
             epsilon(ahead.mechanisms, delta),
             ahead.without_records,
-            ladder(mechanisms, delta),
-            place is not None and voted_to_end(manifest, place),
+            ladder(holding(manifest, state.store), delta),
+            is_voted(manifest, state.store),
             [(one, epsilon(one.mechanisms, delta)) for one in carried],
             list_all,
         )

@@ -136,7 +136,7 @@ def _in_mode(manifest: "Manifest", mode: str) -> "Manifest | None":
     from p2pfl.terminal import note
 
     privacy = manifest.privacy
-    if mode == privacy.mode and privacy.calibrated:
+    if mode == privacy.mode and manifest.calibrated:
         return manifest
     if privacy.mode == "none":
         return None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from p2pfl.crypto.identity import Identity
     from p2pfl.gossip.manifest import Manifest
-    from p2pfl.node.carried import Carried
+    from p2pfl.node.carried import Carried, Successor
     from p2pfl.node.config import NodeConfig
     from p2pfl.node.store import Store
 
@@ -54,7 +54,6 @@ def run(options: argparse.Namespace) -> int:
     """Make the directory; print where its config is."""
     import os
 
-    from p2pfl.node.carried import require_countable
     from p2pfl.node.config import load_config
     from p2pfl.node.identity_file import load_identity
     from p2pfl.node.lock import locked
@@ -71,12 +70,8 @@ def run(options: argparse.Namespace) -> int:
     with locked(config.state), Store.open(config.state, identity) as store:
         old = _require_continuable(store, manifest, new)
         carried = _carried(store, old)
-        if carried or store.charges():
-            require_countable(manifest, old, (one for each in carried for one in each.mechanisms))
-        with _complete_or_absent(new) as made:
-            _fill(made, settings, identity, manifest)
-            _begin_ledger(made / "state", identity, manifest, carried, _private_layers(store, old, manifest))
-            _hand_on(store, manifest, new)
+        successor = store.successor() or _handed_on(store, old, carried, settings, identity, manifest, new)
+        _give_name(_made(successor, new), new)
     print(new / CONFIG)
     for line in _said(manifest, carried):
         note(line)
@@ -106,7 +101,6 @@ def _require_continuable(store: "Store", manifest: "Manifest", new: Path) -> "Ma
     """The old federation. Raises UserError unless what is in ``store`` can go on in another one,
     ``manifest``, and goes on only there.
     """
-    from p2pfl.node.carried import Successor
     from p2pfl.node.errors import ManifestProblem, StorageError
 
     old, successor = store.manifest(), store.successor()
@@ -116,24 +110,36 @@ def _require_continuable(store: "Store", manifest: "Manifest", new: Path) -> "Ma
     if old.digest == manifest.digest:
         hint = "start the node again, and it goes on where it was: p2pfl node --config …"
         raise ManifestProblem(f"{store.directory} is in this very federation", hint)
-    if successor not in (None, Successor(manifest.digest, str(new.absolute()))):
-        assert successor is not None
-        what = f"the ledger in {store.directory} went on in federation {successor.federation.hex()[:12]}…"
-        raise StorageError(what, f"what was paid since is in {successor.directory}: resume from there")
+    if successor is not None:
+        interrupted = _made(successor, new).is_dir()
+        agreed = (successor.federation, successor.directory) == (manifest.digest, str(new.absolute()))
+        if not (interrupted and agreed):
+            what = f"the ledger in {store.directory} went on in federation {successor.federation.hex()[:12]}…"
+            hint = (
+                f"what was paid since is in {successor.directory}, or where that was moved: resume from there"
+            )
+            raise StorageError(what, hint)
     return old
 
 
+def _made(successor: "Successor", new: Path) -> Path:
+    """What is to be called ``new``, for as long as it is not."""
+    return new.absolute().with_name(successor.made)
+
+
 def _carried(store: "Store", old: "Manifest") -> "list[Carried]":
-    """What the records have paid so far, in all federations. Of the last one as much as it may come to by its
-    planned end: whoever looked at the model before going on has used more than the rounds so far tell.
+    """What the records were used for so far, in all federations, and what that cost. Of the last one as much
+    as it may come to by its planned end: whoever looked at the model before going on has used more than the
+    rounds so far tell.
     """
     from p2pfl.node.carried import Carried, summed
     from p2pfl.node.outlook import outlook
 
     charges = store.charges()
-    ledger = outlook(old, charges, store.rounds(), store.place).mechanisms if charges else ()
-    own = Carried(old.digest, old.name, summed(ledger))
-    return [*store.carried(), *([own] if own.mechanisms else [])]
+    if not charges:
+        return store.carried()
+    ledger = outlook(old, charges, store.rounds(), store.place).mechanisms
+    return [*store.carried(), Carried.of(old, summed(ledger))]
 
 
 def _private_layers(store: "Store", old: "Manifest", manifest: "Manifest") -> "NDArray[np.float64] | None":
@@ -148,25 +154,65 @@ def _private_layers(store: "Store", old: "Manifest", manifest: "Manifest") -> "N
     return store.private(model.trained(features) - model.parameters(features))
 
 
-@contextmanager
-def _complete_or_absent(directory: Path) -> Iterator[Path]:
-    """A directory to fill, which gets its name ``directory`` when the block has ended.
-
-    Raises StorageError, and leaves nothing behind if the block does.
+def _handed_on(
+    store: "Store",
+    old: "Manifest",
+    carried: "list[Carried]",
+    settings: "NodeConfig",
+    identity: "Identity",
+    manifest: "Manifest",
+    new: Path,
+) -> "Successor":
+    """Make the new node's directory under a random name beside ``new``, whole and on the disk, then end the
+    ledger in ``store``, which says what that name is. Raises UserError, and nothing is made.
     """
-    import os
+    from p2pfl.node.atomic_file import sync_directory
+    from p2pfl.node.carried import Successor, require_all_countable
+
+    require_all_countable(manifest, carried)
+    with _kept_if_named(store, new) as made:
+        _begin_ledger(made / "state", identity, manifest, carried, _private_layers(store, old, manifest))
+        _fill(made, settings, identity, manifest)
+        sync_directory(made.parent)
+        successor = Successor(manifest.digest, str(new.absolute()), made.name)
+        store.continue_in(successor)
+    return successor
+
+
+@contextmanager
+def _kept_if_named(store: "Store", new: Path) -> Iterator[Path]:
+    """A directory to fill. If the block fails it goes away again, unless the ledger in ``store`` goes on in
+    it by then. Raises StorageError if it cannot be made.
+    """
     from tempfile import mkdtemp
 
+    with _making(new):
+        made = Path(mkdtemp(prefix=f".{new.name}.", dir=new.parent))
+        try:
+            yield made
+        except BaseException:
+            if store.successor() is None:
+                shutil.rmtree(made, ignore_errors=True)
+            raise
+
+
+def _give_name(made: Path, new: Path) -> None:
+    """The last step. Raises StorageError; the same command may then try again."""
+    import os
+
+    from p2pfl.node.atomic_file import sync_directory
+
+    with _making(new):
+        os.rename(made, new)
+        sync_directory(made.parent)
+
+
+@contextmanager
+def _making(directory: Path) -> Iterator[None]:
     from p2pfl.node.errors import StorageError, reason_of
 
     try:
-        made = Path(mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        try:
-            yield made
-            os.rename(made, directory)
-        except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
-            raise
+        yield
     except OSError as error:
         what = f"cannot make {directory}: {reason_of(error)}"
         raise StorageError(what, "choose a directory you may write to, on a disk with room") from None
@@ -211,14 +257,6 @@ def _begin_ledger(
         store.carry_over(carried)
         if private is not None:
             store.save_private(private)
-
-
-def _hand_on(store: "Store", manifest: "Manifest", new: Path) -> None:
-    """End the ledger in ``store``, before the one that continues it has a name."""
-    from p2pfl.node.carried import Successor
-
-    if store.successor() is None:
-        store.continue_in(Successor(manifest.digest, str(new.absolute())))
 
 
 def _said(manifest: "Manifest", carried: "list[Carried]") -> Iterator[str]:

@@ -52,7 +52,8 @@ class _Report:
     ``excluded``: (peer, what it did, since when: a date and time in UTC). ``saturated``: how many of this
     node's values were beyond the encoding's limit, in each round in which any were. ``left_out``: how often a
     gradient of its records was not finite, likewise. ``end``: epsilon at the
-    planned end; None if there is none, or it is infinite.
+    planned end; None if there is none, or it is infinite. ``voted``: whether a vote ended the federation, so
+    that this is what holds.
     """
 
     name: str
@@ -64,6 +65,7 @@ class _Report:
     saturated: Sequence[int]
     left_out: Sequence[int]
     end: float | None
+    voted: bool
 
     def as_dict(self) -> dict[str, object]:
         kept = [{"peer": peer, "kind": kind, "messages": count} for peer, kind, count in self.evidence]
@@ -74,7 +76,9 @@ class _Report:
             "left_out_gradients": sum(self.left_out),
             "left_out_rounds": len(self.left_out),
         }
-        now = {"running": self.running, "epsilon_at_the_end": self.end}
+        now = {"running": self.running, "epsilon_at_the_end": self.end, "ended_by_vote": self.voted}
+        if self.voted:
+            now["epsilon"] = self.end
         return {**asdict(self.said), **now, "evidence": kept, "excluded": out, **cut}
 
     def lines(self) -> Iterator[str]:
@@ -123,28 +127,34 @@ class _Report:
         for measured in history[-_SHOWN:]:
             figures = dict(measured)
             round, members, total = (figures.pop(name, None) for name in ("round", "members", "total"))
-            if total is None:
-                said, who = "does not count, too few records are in it", f"{members} members"
-            else:
-                said = ", ".join(named(name, figure) for name, figure in figures.items())
-                who = f"{total:.0f} records of {members} members"
+            who = f"{members} members" if total is None else f"{total:.0f} records of {members} members"
+            said = ", ".join(named(name, figure) for name, figure in figures.items())
+            if not figures:
+                few = total is None and self.said.privacy_mode != "organisation"
+                said = "does not count, too few records are in it" if few else "lost in noise"
             yield f"evaluation in round {round}: {said} ({who})"
 
     def _epsilon(self) -> str:
         said = self.said
         if said.privacy_mode == "none":
             return alarm("NONE: the federation's mode promises no privacy")
+        limit = "" if said.epsilon_budget is None else f" of {said.epsilon_budget:g} at delta {said.delta:g}"
+        if self.voted and self.end is not None:
+            return f"{self.end:.3f}{limit}, at the planned end: this is what holds after a vote to end"
         end = "" if self.end is None else f"; {self.end:.3f} at the planned end"
-        if said.epsilon is None or said.epsilon_budget is None:
+        if said.epsilon is None:
             return f"being spent; p2pfl privacy computes it{end}"
-        return f"{said.epsilon:.3f} of {said.epsilon_budget:g} at delta {said.delta:g}{end}"
+        return f"{said.epsilon:.3f}{limit}{end}"
 
 
 def _look(state: "State") -> _Report:
     from p2pfl.node.lock import is_locked
+    from p2pfl.node.outlook import is_voted
     from p2pfl.node.status import read_status
 
     found = read_status(state.config.state)
+    found.model = str(state.store.model_path or "")
+    found.privacy_mode = found.privacy_mode or state.manifest.privacy.mode  # not said yet while starting
     kept = [(str(peer), kind, len(messages)) for peer, kind, messages in state.store.evidence()]
     excluded = [
         (str(exclusion.accusation.accused), exclusion.accusation.kind, _moment(exclusion.since))
@@ -155,7 +165,8 @@ def _look(state: "State") -> _Report:
     left_out = [outcome.left_out for outcome in outcomes if outcome.left_out]
     name, federation = state.manifest.name, state.manifest.federation_id
     running, end = is_locked(state.config.state), _planned_end(state)
-    return _Report(name, federation, running, found, kept, excluded, saturated, left_out, end)
+    voted = is_voted(state.manifest, state.store)
+    return _Report(name, federation, running, found, kept, excluded, saturated, left_out, end, voted)
 
 
 def _planned_end(state: "State") -> float | None:

@@ -67,7 +67,7 @@ class Experiment:
         if not self.batch_given and self.setting.partition != "natural":
             batch = manifest.training.sampling_rate * records
             manifest = replace(manifest, training=replace(manifest.training, expected_batch=batch))
-        return manifest if manifest.privacy.calibrated else _calibrated(manifest)
+        return manifest if manifest.calibrated else _calibrated(manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +120,8 @@ def _experiment(federation: Table, said: Table, varied: Mapping[str, object], ba
         _put(own, path, value)
     setting: Setting = read_record(Setting, own.pop("simulation"), "simulation", floats_are_text=False)
     merged = _merged(federation, own)
-    privacy = merged.get("privacy", {})
-    if privacy.get("mode") == "none":
-        merged["privacy"] = {key: value for key, value in privacy.items() if key in ("mode", "clip_norm")}
+    if merged.get("privacy", {}).get("mode") == "none":
+        merged["privacy"] = {"mode": "none"}
     batch_given = "expected_batch" in own.get("training", {})
     return Experiment(from_table(merged), setting, varied, base, batch_given)
 
@@ -211,7 +210,8 @@ _NOISE: dict[object, PrivacySpec] = {}
 def _calibrated(draft: Manifest) -> Manifest:
     """Noise depends on these terms only, so a sweep over others computes it once."""
     training = draft.training
-    terms = (draft.privacy, training.rounds, training.local_steps, training.sampling_rate)
+    steps = (training.rounds, training.local_steps, training.sampling_rate)
+    terms = (draft.privacy, *steps, draft.evaluation, draft.numeric_columns > 0)
     if terms not in _NOISE:
         _NOISE[terms] = calibrated(draft).privacy
     return replace(draft, privacy=_NOISE[terms])

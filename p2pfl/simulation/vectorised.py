@@ -170,8 +170,8 @@ class VectorisedFederation:
     def _statistics(self, tables: Sequence[Table]) -> NDArray[np.float64]:
         """What the first secure sum of everybody would give, its noise included."""
         task = self._manifest.task
-        if not isinstance(task, TabularTask):
-            return np.zeros(0)
+        if not isinstance(task, TabularTask) or not self._manifest.numeric_columns:
+            return np.ones(1)
         total = np.sum([statistics_of(task, table) for table in tables], axis=0)
         if self._manifest.privacy.mode == "none":
             return np.asarray(total, np.float64)

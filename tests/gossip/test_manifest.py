@@ -132,16 +132,39 @@ def test_the_order_of_members_in_the_file_does_not_matter() -> None:
 
 def test_noise_may_be_left_for_later_but_then_there_is_no_id() -> None:
     draft = from_toml(edited("noise_multiplier = 3.25\n", ""))
-    assert not draft.privacy.calibrated
+    assert not draft.calibrated
     with pytest.raises(ManifestError, match="not computed yet") as caught:
         _ = draft.federation_id
     assert caught.value.field == "privacy.noise_multiplier"
 
 
+def test_without_numeric_columns_the_statistics_have_no_noise() -> None:
+    assert isinstance(MANIFEST.task, TabularTask)
+    categorical = replace(MANIFEST.task, columns=MANIFEST.task.columns[1:])
+    with pytest.raises(ManifestError, match="about no record") as caught:
+        replace(MANIFEST, task=categorical)
+    assert caught.value.field == "privacy.statistics_noise_multiplier"
+    noise = replace(MANIFEST.privacy, statistics_noise_multiplier=0.0)
+    assert replace(MANIFEST, privacy=noise).missing_noise == ("statistics_noise_multiplier",)
+    agreed = replace(MANIFEST, task=categorical, privacy=noise)
+    assert agreed.calibrated
+    assert decode_manifest_untrusted(canonical_bytes(agreed)) == agreed
+    assert not replace(agreed, privacy=replace(noise, noise_multiplier=0.0)).calibrated
+
+
+def test_a_clip_norm_that_nothing_is_clipped_to_is_refused() -> None:
+    promises = r"^(epsilon|delta|\w*noise_multiplier) = .*\n"
+    plain_ = re.sub(promises, "", edited('mode = "distributed"', 'mode = "none"'), flags=re.M)
+    with pytest.raises(ManifestError, match="clips nothing") as caught:
+        from_toml(plain_)
+    assert caught.value.field == "privacy.clip_norm"
+    assert from_toml(plain_.replace("clip_norm = 1.5\n", "")).privacy == PrivacySpec("none")
+
+
 def test_another_mode_keeps_the_promise_and_forgets_the_noise() -> None:
     local = MANIFEST.privacy.with_mode("local")
     assert local == PrivacySpec("local", 1.0, 1e-4, 1.5)
-    assert not local.calibrated
+    assert not replace(MANIFEST, privacy=local).calibrated
     assert MANIFEST.privacy.with_mode("none") == PrivacySpec("none", clip_norm=1.5)
     with pytest.raises(ManifestError, match=r"privacy\.mode"):
         MANIFEST.privacy.with_mode("locl")
@@ -253,7 +276,8 @@ def test_too_many_members_and_columns_are_refused() -> None:
 def test_a_manifest_that_would_not_fit_has_no_canonical_form() -> None:
     levels = tuple(f"{number:0128}" for number in range(256))
     columns = tuple(Column(f"c{number}", "categorical", levels=levels) for number in range(40))
-    wide = replace(MANIFEST, task=replace(TASK, columns=columns))
+    noise = replace(MANIFEST.privacy, statistics_noise_multiplier=0.0)
+    wide = replace(MANIFEST, task=replace(TASK, columns=columns), privacy=noise)
     with pytest.raises(ManifestError, match="at most 1048576"):
         canonical_bytes(wide)
 
@@ -412,6 +436,10 @@ def privacies(draw: st.DrawFn) -> PrivacySpec:
 def manifests(draw: st.DrawFn) -> Manifest:
     colluders = draw(st.integers(1, 5))
     minimum = colluders + 2 + draw(st.integers(0, 5))
+    described = draw(st.lists(columns(), min_size=1, max_size=4, unique_by=lambda column: column.name))
+    privacy = draw(privacies())
+    if all(column.kind == "categorical" for column in described):
+        privacy = replace(privacy, statistics_noise_multiplier=0.0)
     labels_, missing = draw(st.lists(words, min_size=1, max_size=3, unique=True)), ("", "?" * 9)
     return Manifest(
         name=draw(words),
@@ -421,7 +449,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             "tabular",
             "label",
             tuple(labels_),
-            tuple(draw(st.lists(columns(), min_size=1, max_size=4, unique_by=lambda column: column.name))),
+            tuple(described),
             missing,
         ),
         model=draw(
@@ -435,7 +463,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             ring_bits=(bits := draw(RING_BITS)),
             parameter_limit=draw(st.just(64.0) | st.floats(1e-9, 1e6)) if bits > 16 else 0.25,
         ),
-        privacy=draw(privacies()),
+        privacy=privacy,
         groups=GroupSpec(
             "complete", draw(st.sampled_from(["random", "grid"])), minimum + 2, minimum, colluders
         ),
@@ -481,7 +509,7 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "federation.md").read_text(encodin
 def test_the_documented_example_is_a_manifest_with_every_field_in_it() -> None:
     [example] = re.findall(r"```toml\n(.*?)```", GUIDE, re.S)
     manifest = from_toml(example)
-    assert manifest.privacy.calibrated
+    assert manifest.calibrated
     written = set(re.findall(r"^(\w+) = ", example, re.M))
     records: tuple[type, ...] = (Manifest, TabularTask, Column, DenseModel, TrainingSpec, PrivacySpec)
     records += (GroupSpec, TimingSpec, EvaluationSpec)

@@ -55,6 +55,9 @@ THREE = 'label = "y"\nclasses = ["a", "b", "c"]\n' + COLUMNS
 NUMBER = 'label = "y"\nlow = -5\nhigh = 5\n' + COLUMNS
 DIGITS = 'kind = "images"\nheight = 28\nwidth = 14\nclasses = ["a", "b", "c"]\n'
 TEXT = 'kind = "text"\nalphabet = "abc \\n"\nwindow = 20\nrecord = "line"\n'
+SITES = (
+    'label = "y"\npositive = ["1"]\ncolumns = [{ name = "x", kind = "categorical", levels = ["a", "?"] }]\n'
+)
 LOGISTIC = 'kind = "logistic"\n'
 CNN = 'kind = "cnn"\nchannels = [4, 6]\nhidden = [5]\n'
 GRU = 'kind = "gru"\nwidth = 6\n'
@@ -109,6 +112,8 @@ WRONG: list[tuple[str, str, str]] = [
     (THREE.replace('["a", "b", "c"]', '["a"]'), LOGISTIC, "task.classes"),
     (THREE.replace('["a", "b", "c"]', '["a", "a"]'), LOGISTIC, "task.classes"),
     (THREE + 'missing = ["a"]', LOGISTIC, "task.missing"),
+    (SITES + 'missing = ["?"]', LOGISTIC, "task.missing"),
+    (TWO, "kind = []", "model.kind"),
     (NUMBER.replace("high = 5", "high = -6"), 'kind = "linear"', "task.high"),
     (NUMBER + "class_weights = [1, 2]", 'kind = "linear"', "task.class_weights"),
     (TWO + "class_weights = [1, 2, 3]", LOGISTIC, "task.class_weights"),
@@ -118,12 +123,12 @@ WRONG: list[tuple[str, str, str]] = [
     (TWO.replace("high = 9", 'high = 9, unknown = "missing"'), LOGISTIC, "task.columns.x.unknown"),
     (TWO.replace("high = 9", 'high = 9, missing = "mean"'), LOGISTIC, "task.columns[0].missing"),
     (TWO, 'kind = "linear"', "model.kind"),
-    (TWO, CNN, "model.inputs"),
+    (TWO, CNN, "model.kind"),
     (NUMBER, LOGISTIC, "model.kind"),
     (NUMBER, 'kind = "svm"', "model.kind"),
     (TEXT, LOGISTIC, "model.kind"),
     (DIGITS, 'kind = "linear"', "model.kind"),
-    (DIGITS, GRU, "model.inputs"),
+    (DIGITS, GRU, "model.kind"),
     (THREE, LOGISTIC + "outputs = 2", "model.outputs"),
     (THREE, LOGISTIC + "hidden = [3]", "model.hidden"),
     (DIGITS, CNN + "inputs = [1, 14, 28]", "model.inputs"),
@@ -168,6 +173,12 @@ def test_what_is_wrong_is_refused_by_field(task: str, model: str, field: str) ->
 def test_what_does_not_fit_is_answered_with_what_does() -> None:
     with pytest.raises(ManifestError, match='"linear" does not fit the task; use one of "logistic", "svm"'):
         agreed(TWO, 'kind = "linear"')
+    with pytest.raises(
+        ManifestError, match='"cnn" does not fit the task; use one of "logistic", "svm", "mlp"'
+    ):
+        agreed(TWO, CNN)
+    with pytest.raises(ManifestError, match=r"also listed in task\.columns\.x\.levels: \['\?'\]"):
+        agreed(SITES + 'missing = ["?"]', LOGISTIC)
     with pytest.raises(ManifestError, match='must be one of "tabular", "images", "text"'):
         agreed('kind = "sounds"', LOGISTIC)
 

@@ -289,6 +289,11 @@ def test_calibration_far_from_the_usual(limit: float, delta: float, releases: in
     assert epsilon([ledger[0], sampled(found.training - 1e-4, rate, releases)], delta).pld > limit
 
 
+def test_calibration_ends_where_no_noise_will_do() -> None:
+    with pytest.raises(ValueError, match="no usable noise meets"):
+        calibrate(1e-5, 1e-12, 40, 0.25)
+
+
 def test_calibration_ends_where_any_noise_will_do() -> None:
     assert calibrate(1000.0, 0.1, 1, 0.01).training == 0.01
 

@@ -522,6 +522,34 @@ def test_cancellation_hides_no_norm(closeness: float) -> None:
             assert norm <= clip_norm * (1 + 2.0**-10)
 
 
+@pytest.mark.parametrize("positions", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_underflow_hides_no_norm(positions: int, dtype: torch.dtype) -> None:
+    """A huge input and a tiny slope: the square of the slope is zero, and the gradient is not."""
+    module = nn.Sequential(nn.Linear(64, 64, bias=False)).to(dtype)
+    clipped = ClippedGradient(module, lambda outputs, targets: outputs.flatten(1).sum(1) * targets)
+    clipped.vector.zero_()
+    huge, tiny = (2e18, 2.6e-23) if dtype == torch.float32 else (1e153, 1e-165)
+    inputs = torch.full((1, *[positions] * bool(positions), 64), huge, dtype=dtype)
+    slopes = torch.full((1,), tiny, dtype=dtype)
+    left = 64 * huge * tiny * max(positions, 1)
+    clip_norm = left / 30
+    assert clip_norm > 1e-12
+    norm = clipped(inputs, slopes, clip_norm).double().norm()
+    assert clipped.left_out == 0
+    assert 0 < norm <= clip_norm * (1 + 2.0**-10)
+
+
+def test_one_record_more_moves_a_large_sum_by_no_more_than_the_clip_norm() -> None:
+    """Its part is C at most; but in single precision the sum of so many is rounded to 2^-8 C."""
+    module = nn.Linear(1000, 1, bias=False)
+    clipped = ClippedGradient(module, lambda outputs, targets: outputs[:, 0] * targets)
+    inputs = torch.full((1, 1000), 1000**-0.5).expand((1 << 16) + 1, 1000)
+    whole, fewer = (clipped(some, torch.ones(len(some)), 1.0) for some in (inputs, inputs[1:]))
+    assert float((whole.double() - fewer.double()).norm()) <= 1 + 2.0**-10
+    assert whole.double().norm() == pytest.approx(len(inputs), rel=1e-4)
+
+
 @pytest.mark.parametrize("clip_norm", [0.7, math.inf])
 @pytest.mark.parametrize("poison", [math.nan, math.inf, 1e25])
 @composition

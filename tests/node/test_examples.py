@@ -90,7 +90,7 @@ def test_an_example_learns(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", AGREEMENTS)
 def test_an_example_can_keep_its_promise(name: str) -> None:
-    assert calibrated(agreement(name)).privacy.calibrated
+    assert calibrated(agreement(name)).calibrated
 
 
 def write_idx(path: Path, array: NDArray[np.uint8]) -> None:

@@ -78,6 +78,9 @@ def test_a_folder_for_each_class(tmp_path: Path, mode: str, channels: int) -> No
     check_readable(tmp_path)
     flat = load_unlabelled(tmp_path / "dog", replace(TASK, channels=channels))
     assert flat.rows == (("a.png",), ("c.png",))
+    whole = load_unlabelled(tmp_path, replace(TASK, channels=channels))
+    assert whole.rows == (("cat/b.PNG",), ("dog/a.png",), ("dog/c.png",))
+    np.testing.assert_array_equal(whole.table.features, table.features)
 
 
 def test_a_jpeg_is_read(tmp_path: Path) -> None:
@@ -192,6 +195,13 @@ def test_without_pillow_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(DataError, match="needs Pillow") as caught:
         load_table(tmp_path, TASK)
     assert "pip install 'p2pfl-node[images]'" in caught.value.hint
+
+
+def test_a_folder_without_pictures_has_nothing_to_predict(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match="no records") as caught:
+        load_unlabelled(tmp_path, TASK)
+    assert "a folder for each class" in caught.value.hint
 
 
 def test_text_has_nothing_to_predict(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from p2pfl.gossip.manifest import (
 )
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.node.learner import Learner
-from p2pfl.node.privacy import Budget, calibrated
+from p2pfl.node.privacy import Budget, calibrated, stage_plan
 from p2pfl.node.programme import EVALUATION_TRIES, mixing_rounds, most_mixing_rounds
 from p2pfl.node.released import Released
 from p2pfl.node.store import Store
@@ -120,6 +120,32 @@ def test_the_whole_programme(make: Make, mode: str, bits: Literal[16, 32, 64]) -
     own = learners[0].own_evaluation()
     assert own is not None
     assert own.accuracy > 0.85
+
+
+@pytest.mark.parametrize("mode", ["distributed", "local", "organisation", "none"])
+def test_statistics_of_nothing_are_a_constant_and_free(make: Make, mode: str) -> None:
+    """Without numeric columns the first round only says when training begins."""
+    agreed = manifest(mode)
+    column = Column("x", "categorical", levels=("0", "1"))
+    privacy = agreed.privacy if mode == "none" else agreed.privacy.with_mode(mode)
+    assert isinstance(agreed.task, TabularTask)
+    agreed = calibrated(replace(agreed, task=replace(agreed.task, columns=(column,)), privacy=privacy))
+    learners = make(agreed)
+    for number, learner in enumerate(learners):
+        size = 20 + number
+        learner._trainer._train = Table(np.zeros((size, agreed.task.features)), np.zeros(size), 0)
+        learner.warm_up()
+        monitored = learner._budget
+        monitored.allows = lambda plan, releases=None: not plan.charged  # type: ignore[method-assign]
+        prepared = learner.prepare(0)
+        assert prepared is not None
+        assert (prepared.dim, prepared.spent) == (1, False)
+    assert one_round(learners, 0) == "statistics"
+    for learner in learners:
+        assert learner.released is not None
+        assert learner.released.statistics == [1.0]
+        assert learner._store.mechanisms() == []
+        assert [charge.mechanism for charge in learner._store.charges()] == [None]
 
 
 def test_the_ledger_is_charged_before_anything_is_handed_out(
@@ -243,6 +269,21 @@ def test_budget_spent_adds_no_training_but_still_its_noise(make: Make) -> None:
     exact = learners[0]._plan("training").encoding
     row = learners[0].contribute(Contribute(ROUNDS, 0, PEERS, FOUR))[:]
     assert np.abs(row.view(np.int32) - np.round(np.ldexp(released.parameters, exact.fraction_bits))).max() > 1
+
+
+def test_a_budget_spent_elsewhere_keeps_records_out_of_the_statistics(make: Make, tmp_path: Path) -> None:
+    agreed = manifest()
+    learner = make(agreed)[0]
+    plan = stage_plan(agreed, "statistics", 3)
+    assert plan.charged
+    learner._budget.spend(replace(plan.mechanism(FOUR), noise_multiplier=0.3))
+    prepared = learner.prepare(0)
+    assert prepared is not None
+    assert (prepared.stage, prepared.spent) == ("statistics", True)
+    assert learner._pending is not None
+    assert not learner._pending.values.any()
+    learner.contribute(Contribute(0, 0, PEERS, FOUR))
+    assert learner._store.mechanisms() == []
 
 
 def test_a_spent_budget_is_told_and_nobody_counts_on_the_noise(make: Make) -> None:

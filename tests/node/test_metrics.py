@@ -1,6 +1,7 @@
 """Figures against their textbook definitions, what one record can add, and what noise makes of a figure."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,16 @@ from p2pfl.gossip.manifest import (
     TaskSpec,
     TextTask,
 )
-from p2pfl.node.training.metrics import BINS, HEAD, Evaluation, area_under_the_curve, measures, summed
+from p2pfl.node.training.metrics import (
+    BINS,
+    HEAD,
+    Evaluation,
+    TwoClasses,
+    area_under_the_curve,
+    area_under_the_curve_of_scores,
+    measures,
+    summed,
+)
 from p2pfl.node.training.objectives import objective
 
 Array = NDArray[Any]
@@ -97,6 +107,56 @@ def test_a_score_of_nothing_is_a_no() -> None:
     assert sums[1][BINS // 2 - 1] == 2
     found = figures(TWO, np.zeros(3), np.array([0.0, 1.0, 1.0]))
     assert (found["auc"], found["balanced_accuracy"]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sharpness", "most"),
+    [(0.1, 0.4, 1, 0.005), (0.1, 0.4, 4, 0.01), (0.1, 0.4, 1e3, 0.02), (0.003, 0.997, 1, 0.002)],
+)
+def test_bins_lose_no_more_of_the_curve_than_the_documentation_says(
+    low: float, high: float, sharpness: float, most: float
+) -> None:
+    """At worst, 1e3, a threshold divides the classes; the mean of where it may be in a bin, and the worst."""
+    chances = RNG.uniform(low, high, 20_000)
+    scores = np.log(chances / (1 - chances))
+    lost = []
+    for middle in np.linspace(-1.5, -0.7, 9):
+        steep = np.clip(sharpness * (scores - middle), -50, 50)
+        positive = RNG.random(len(scores)) < 1 / (1 + np.exp(-steep))
+        exact = area_under_the_curve_of_scores(scores, positive)
+        lost.append(exact - figures(TWO, scores, positive.astype(np.float64))["auc"])
+    assert min(lost) > -1e-3
+    assert max(lost) < most
+    assert np.mean(lost) > most / 20
+
+
+def test_scores_that_tie_count_half_and_what_is_no_number_is_above_all() -> None:
+    scores, positive = np.array([1.0, 1, 2, np.nan]), np.array([False, True, False, True])
+    assert area_under_the_curve_of_scores(scores, positive) == pytest.approx((0.5 + 0 + 1 + 1) / 4)
+    assert math.isnan(area_under_the_curve_of_scores(scores, np.ones(4, bool)))
+
+
+def test_the_example_of_the_protocol() -> None:
+    text = Path(__file__).parents[2].joinpath("docs/protocol.md").read_text(encoding="utf-8")
+    example = "of o = −1, −0.3, 0, 0.1, 0.3 and 5 the bins are 7, 10, 11, 12, 13 and 23"
+    assert example in text
+    details = TwoClasses().details(np.array([-1, -0.3, 0, 0.1, 0.3, 5]), np.zeros(6), np.zeros(6))
+    assert np.flatnonzero(details).tolist() == [7, 10, 11, 12, 13, 23]
+
+
+def test_errors_that_cannot_be_are_not_known() -> None:
+    """Of 10 records: the sums of 1 - |e| and e², and what is known of a number with a range of 200."""
+    names = ("mean_absolute_error", "root_mean_squared_error", "r2")
+    for right, loss, square, known in [
+        (9.0, 0.2, -2.0, "111"),
+        (10.2, 0.2, -2.0, "011"),  # nobody is more than right
+        (9.0, -0.1, -2.0, "100"),  # a square is no less than 0
+        (8.0, 0.2, -2.0, "000"),  # the mean of squares is no less than the square of the mean
+        (9.0, 0.2, 6.0, "110"),  # u² is at most 1
+        (10.0, 0.0, -2.0, "111"),  # all foreseen, as a sum without noise may say
+    ]:
+        found = Evaluation((right, 10.0, loss, 0.0, square), measures(NUMBER)).as_dict()
+        assert "".join(str(int(name in found)) for name in names) == known, (right, loss)
 
 
 @pytest.mark.parametrize("hinge", [False, True])

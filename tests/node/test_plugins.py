@@ -102,7 +102,7 @@ def example(install: Install, tmp_path: Path) -> Manifest:
 
 def manifest_of(task: PluginTask, model: PluginModel, mode: str = "none") -> Manifest:
     toml = (EXAMPLE / "federation.toml").read_text(encoding="utf-8").replace("ISSUER", ISSUER)
-    terms = (4.0, 1e-4, 0.3, 2.0, 2.0, 2.0) if mode != "none" else ()
+    terms = (4.0, 1e-4, 0.3, 2.0, 0.0, 2.0) if mode != "none" else ()
     privacy = PrivacySpec(mode, *terms)  # type: ignore[arg-type]  # parametrized
     return replace(from_toml(toml), task=task, model=model, privacy=privacy)
 
@@ -256,6 +256,52 @@ def test_what_a_plugin_must_not_do(install: Install, source: str, reason: str) -
         try_out(manifest_of(task, asked(task)), table())
 
     refused(tried, reason)
+
+
+MIXING = {
+    "a batch centred in training, without a gradient": """
+    def forward(self, values):
+        return super().forward(values - values.mean(0).detach() * self.training)
+""",
+    "a running mean in an attribute": """
+    mean = 0.0
+    def forward(self, values):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * values.detach().mean(0)
+        return super().forward(values - self.mean * self.training)
+""",
+    "a forward pre-hook": """
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        centre = lambda layer, given: (given[0] - given[0].detach().mean(0),) if layer.training else None
+        self[0].register_forward_pre_hook(centre)
+""",
+    "a quantile of large batches": """
+    def forward(self, values):
+        return super().forward(values / values.abs().quantile(0.95).detach() if len(values) > 4 else values)
+""",
+    "large batches in evaluations alone": """
+    def forward(self, values):
+        return super().forward(values - values.mean(0) * (not self.training and len(values) > 4))
+""",
+}
+
+
+@pytest.mark.parametrize("body", MIXING.values(), ids=MIXING)
+def test_records_are_mixed_where_two_batches_show_it(install: Install, body: str) -> None:
+    task = install(SOURCE.replace("MODULE", f"Mixing({DENSE})") + f"class Mixing(nn.Sequential):{body}")
+    refused(lambda: try_out(manifest_of(task, asked(task)), table()), "mixes records")
+
+
+def test_losses_that_remember_are_refused(install: Install) -> None:
+    losses = """
+        loss = (outputs.flatten() - targets) ** 2 / 2
+        self.seen = 0.5 * getattr(self, "seen", 0.0) + 0.5 * loss.detach().mean()
+        return loss / (1e-3 + self.seen) if torch.is_grad_enabled() else loss
+"""
+    source = SOURCE.replace("MODULE", DENSE)
+    task = install(source.replace("        return (outputs.flatten() - targets) ** 2 / 2\n", losses))
+    refused(lambda: try_out(manifest_of(task, asked(task)), table()), "mixes records")
 
 
 @pytest.mark.parametrize("mode", ["none", "local"])

@@ -16,10 +16,11 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.randomness import seeded_random
 from p2pfl.crypto.ring import RING_16, RING_32, RING_64, Encoding, encode, largest_fraction_bits
 from p2pfl.gossip.errors import LocalProtocolError
-from p2pfl.gossip.manifest import GroupSpec, Manifest, TrainingSpec, from_toml
+from p2pfl.gossip.manifest import GroupSpec, Manifest, PrivacySpec, TrainingSpec, from_toml
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism, epsilon
+from p2pfl.node.daemon import warn_of_delta
 from p2pfl.node.errors import PrivacyError
 from p2pfl.node.privacy import (
     GRID_SIGMA,
@@ -448,3 +449,12 @@ def test_mode_none_has_no_budget() -> None:
     agreed = manifest("none")
     assert Budget(agreed.privacy).allows(stage_plan(agreed, "training", 14))
     assert calibrated(agreed) == agreed
+
+
+def test_a_delta_that_gives_records_away_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    spec = PrivacySpec("distributed", 1.0, 1e-3)
+    for harmless in ((spec, 999), (PrivacySpec("none"), 1 << 20), (replace(spec, mode="organisation"), 5000)):
+        warn_of_delta(*harmless)
+    assert not caplog.records
+    warn_of_delta(spec, 1000)
+    assert "privacy.delta 0.001 is no less than one in 1000" in caplog.text

@@ -148,6 +148,21 @@ def test_a_local_step_noises_private_layers_too() -> None:
     assert np.std(ends) == pytest.approx(0.5 * 0.3 / 50, rel=0.1)
 
 
+def test_a_local_step_clips_private_layers_too() -> None:
+    """One record and the same noise: by the other label, all that is trained moves by 2 C at most."""
+    agreed = manifest("local", steps=1)
+    agreed = replace(agreed, privacy=replace(agreed.privacy, clip_norm=0.01))
+    ends = []
+    for label in (0.0, 1.0):
+        record = Table(np.full((1, 1), 2.0), np.array([label]))
+        one = Trainer(agreed, record, None, seeded_random(b"noise"))
+        shared = one.contribution(one.initial_parameters(), np.array([1.0, 0.0, 0.0]))
+        assert one.learnt_private is not None
+        ends.append(np.concatenate([shared, one.learnt_private]))
+    step = agreed.training.learning_rate / agreed.training.expected_batch * agreed.privacy.clip_norm
+    assert step < np.linalg.norm(ends[0] - ends[1]) <= 2 * step * (1 + 1e-9)
+
+
 def test_an_update_is_clipped_by_what_is_shared_alone() -> None:
     one = Trainer(manifest("organisation"), table(0), None, seeded_random(b""))
     start = one.initial_parameters()

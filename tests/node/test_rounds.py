@@ -21,6 +21,7 @@ from p2pfl.gossip.wire import signed
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import epsilon
 from p2pfl.node.catch_up import Summary
+from p2pfl.node.evaluations import measured
 from p2pfl.node.learner import Learner
 from p2pfl.node.privacy import dimension, stage_plan
 from p2pfl.node.released import Released
@@ -30,7 +31,7 @@ from p2pfl.node.training.metrics import Evaluation
 
 IDENTITY, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
 PEERS = (IDENTITY.peer_id, OTHER.peer_id)
-SUMS = (61.0, 80.0, 30.5, *[0.0] * 32)
+SUMS = (61.0, 80.0, 30.5, *[0.0] * 48)
 MODEL = Released(2, 1, np.array([1.0]), np.array([0.5]))
 
 
@@ -78,7 +79,7 @@ class Played:
         return np.zeros(1, np.uint32)
 
     def own_evaluation(self) -> Evaluation:
-        return Evaluation.of(manifest("none"), (8.0, 10.0, 4.0, *[0.0] * 32))
+        return Evaluation.of(manifest("none"), (8.0, 10.0, 4.0, *[0.0] * 48))
 
 
 @pytest.fixture
@@ -292,6 +293,24 @@ def test_the_history_of_evaluations_is_in_the_status(store: Store) -> None:
         {"round": 4, "members": 1},  # too few records in it
     ]
     assert status.evaluation == Evaluation.of(agreed, SUMS).as_dict()
+
+
+def test_a_sum_of_means_says_how_many_members_are_in_it_and_not_how_many_records() -> None:
+    agreed = manifest()
+    whole = replace(agreed, privacy=replace(agreed.privacy, mode="organisation"))
+    outcomes = [RoundOutcome(3, "evaluation", PEERS, PEERS, "", True, 0, SUMS)]
+    records, means = ([one.as_dict(of) for one in measured(of, outcomes)] for of in (agreed, whole))
+    assert records[0].pop("total") == 80
+    assert means == records
+
+
+def test_the_model_is_in_the_status_as_soon_as_there_is_one(store: Store) -> None:
+    work = rounds(store, manifest("none"), Played())
+    run(lambda: work.prepare(Begin(0, PEERS)))
+    assert written(store)["model"] == ""
+    store.save_released(MODEL)
+    run(lambda: work.prepare(Begin(1, PEERS)))
+    assert written(store)["model"] == str(store.model_path)
 
 
 def test_a_newcomer_is_told_which_round_it_is_in(store: Store) -> None:

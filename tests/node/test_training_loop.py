@@ -55,7 +55,7 @@ mode = "none"
 
 def agreed(mode: str = "none", seconds: float = LONG) -> Manifest:
     manifest = from_toml(TOML)
-    terms = (1.0, 1e-4, 0.5, 1.0, 1.0, 1.0) if mode != "none" else ()
+    terms = (1.0, 1e-4, 0.5, 1.0, 0.0, 1.0) if mode != "none" else ()
     privacy = PrivacySpec(mode, *terms)  # type: ignore[arg-type]  # one of two
     timing = replace(manifest.timing, ready_seconds=seconds, round_seconds=2 * LONG)
     return replace(manifest, privacy=privacy, timing=timing)
@@ -231,10 +231,15 @@ def test_what_is_no_model_is_refused_and_another_may_be_sent(node: Make) -> None
             ({**good, "other": good["scale"]}, "other: no such array"),
             ({**good, "layer.b": [np.nan, 1.0]}, r"1 values of layer\.b are not finite"),
             ({**good, "layer.b": [np.inf, -np.inf]}, r"2 values of layer\.b are not finite"),
+            ({**good, "layer.b": "hello"}, r"layer\.b: no array of numbers"),
+            ({**good, "layer.b": [[1.0], 2.0]}, r"layer\.b: no array of numbers"),
+            ({**good, "layer.b": [1j, 1.0]}, r"layer\.b: an array of complex numbers"),
         ]
         for wrong, reason in cases:
             with pytest.raises(ValueError, match=reason):
                 federation.send(wrong)
+        with pytest.raises(TypeError, match=r"send\(\) takes arrays by name, .* not NoneType"):
+            federation.send(None)  # type: ignore[arg-type]  # as a function that forgot to return gives
         assert federation.send(moved(good, 1.0))
 
     before = start(trainer)
@@ -308,27 +313,43 @@ def test_evaluations_are_what_the_loop_measured(node: Make, mode: str, part: flo
         trainer.evaluate(before, NOTHING, Table(np.zeros((1, 1)), np.zeros(1)))
 
 
-@pytest.mark.parametrize("sums", [(9.0, 8.0, 0.0), (-1.0, 8.0, 0.0), (1.0, 2.0**21, 0.0), (1.0, 2.0, -0.5)])
-def test_an_evaluation_that_no_records_add_up_to_is_refused(node: Make, sums: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    ("said", "sums"),
+    [
+        ((10**9, 1, -5.0), [1, 1, 0]),
+        ((-1.0, 8.0, 99.0), [0, 8, 8]),
+        ((1.0, 2.0**21, 0.5), [1, 2**20, 0.5]),
+        ((2.0, np.inf, np.inf), [2, 2**20, 2**20]),
+        ((3.0, 4.0, np.nan), [3, 4, 4]),
+        ((np.nan, 4.0, 1.0), [0, 4, 1]),
+        ((3.0, np.nan, 1.0), [0, 0, 0]),
+    ],
+)
+def test_what_was_measured_is_cut_to_what_records_add_up_to(
+    node: Make, caplog: pytest.LogCaptureFixture, said: tuple[float, ...], sums: list[float]
+) -> None:
     trainer = node()
+    trainer.round = 5
+    with loop(trainer, Federation.receive, evaluate=lambda model: said):
+        assert trainer.evaluation(np.zeros(11), NOTHING).tolist() == sums
+        trainer.end(None)
+    assert caplog.messages == ["round 5: the training loop measured what no records add up to: cut"]
 
-    def work(federation: Federation) -> None:
-        with pytest.raises(ValueError, match=r"needs 0 <=|at least 0"):
-            federation.receive()
-        federation.receive()
 
-    with loop(trainer, work, evaluate=lambda model: sums):
+def test_no_answer_is_one_and_two_numbers_are_none(node: Make) -> None:
+    trainer = node()
+    with loop(trainer, Federation.receive):
         assert trainer.evaluation(np.zeros(11), NOTHING).tolist() == [0, 0, 0]
         trainer.end(None)
 
+    def work(federation: Federation) -> None:
+        with pytest.raises(ValueError, match="an evaluation is three numbers"):
+            federation.receive()
+        federation.receive()
 
-@pytest.mark.parametrize(
-    ("evaluate", "sums"), [(lambda model: (1.0, 2.0, 99.0), [1, 2, 2]), (None, [0, 0, 0])]
-)
-def test_losses_are_capped_and_no_answer_is_one(node: Make, evaluate: Any, sums: list[float]) -> None:
     trainer = node()
-    with loop(trainer, Federation.receive, evaluate=evaluate):
-        assert trainer.evaluation(np.zeros(11), NOTHING).tolist() == sums
+    with loop(trainer, work, evaluate=lambda model: (1.0, 2.0)):
+        assert trainer.evaluation(np.zeros(11), NOTHING).tolist() == [0, 0, 0]
         trainer.end(None)
 
 

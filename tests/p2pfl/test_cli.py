@@ -281,7 +281,15 @@ def test_create_writes_the_manifest_and_says_what_it_means(run: Run) -> None:
     assert "survives 1 member failing" in err
     assert "stays private against 1 colluding" in err
     assert "epsilon 2 at delta 0.0001" in err
+    assert "warning" not in err
     assert sorted(os.listdir()) == ["hearts.toml", "x.manifest"]
+
+
+def test_create_warns_of_a_large_delta(run: Run) -> None:
+    Path("hearts.toml").write_text(NOISE.sub("", TOML).replace("delta = 1e-4", "delta = 0.5"))
+    status, _, err = run("federation", "create", "hearts.toml")
+    assert status == 0
+    assert "warning: privacy.delta 0.5 lets one record in 2 be given away whole" in err
 
 
 def test_creating_again_is_harmless_but_nothing_is_overwritten(run: Run, federation: str) -> None:
@@ -317,11 +325,19 @@ NOISE = re.compile(r"^\w*noise_multiplier = .*\n", re.M)
 def test_create_computes_the_noise_that_the_promise_needs(run: Run) -> None:
     Path("hearts.toml").write_text(NOISE.sub("", TOML))
     assert run("federation", "create", "hearts.toml")[0] == 0
-    privacy = decode_manifest_untrusted(Path("hearts.manifest").read_bytes()).privacy
-    assert privacy.calibrated
+    assert decode_manifest_untrusted(Path("hearts.manifest").read_bytes()).calibrated
     status, out, _ = run("privacy", "--federation", "hearts.manifest", "--json")
     assert status == 0
     assert 1.9 < json.loads(out)["epsilon"] <= 2.0
+
+
+def test_create_refuses_a_promise_that_no_noise_keeps(run: Run) -> None:
+    toml = (
+        NOISE.sub("", TOML).replace("epsilon = 2", "epsilon = 1e-5").replace("delta = 1e-4", "delta = 1e-12")
+    )
+    Path("hearts.toml").write_text(toml)
+    words = "no usable noise meets this epsilon and delta"
+    refused(run, ExitCode.PRIVACY, words, "federation", "create", "hearts.toml")
 
 
 def test_create_refuses_less_noise_than_promised_or_a_part_of_it(run: Run) -> None:

@@ -355,4 +355,4 @@ def test_every_mode_that_the_option_offers_can_be_made_and_reported() -> None:
     assert {*demo_report._LADDER_NOTES, "none"} == {*modes}
     manifest = demo._manifest(Identity.from_seed(bytes(32)), 3, "organisation")
     assert (manifest.privacy.mode, manifest.training.rounds) == ("organisation", 3)
-    assert manifest.privacy.calibrated
+    assert manifest.calibrated

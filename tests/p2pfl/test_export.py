@@ -8,20 +8,26 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from p2pfl import cli
 from p2pfl.crypto.identity import Identity
-from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
+from p2pfl.gossip.evaluation_spec import EvaluationSpec
+from p2pfl.gossip.manifest import DenseModel, Manifest, canonical_bytes, from_toml
 from p2pfl.node.errors import ExitCode
 from p2pfl.node.identity_file import save_identity
+from p2pfl.node.own_file import is_own
 from p2pfl.node.privacy import dimension, stage_plan
 from p2pfl.node.released import Released
+from p2pfl.node.rounds import status_at_start
 from p2pfl.node.store import RoundOutcome, Store
 
 IDENTITY = Identity.from_seed(bytes(range(32)))
@@ -29,12 +35,12 @@ PEERS = tuple(Identity.from_seed(bytes([number]) * 32).peer_id for number in (1,
 COLUMNS = """columns = [
   { name = "age", kind = "numeric", low = 0, high = 100, missing = "indicator" },
   { name = "a|b *c*", kind = "numeric", low = -5, high = 5 },
-  { name = "ward", kind = "categorical", levels = ["a", "?", "c"], missing = "level", unknown = "missing" },
+  { name = "ward", kind = "categorical", levels = ["a", "b,c", "d"], missing = "level", unknown = "missing" },
   { name = "sex", kind = "categorical", levels = ["f", "m"] },
 ]
 missing = ["?", ""]
 """
-ROWS = "age,a|b *c*,ward,sex,id\n20,1,a,f,1\n?,-2.5,c,m,2\n200,9,zz,m,3\n50, 0.1 ,?, f ,4\n"
+ROWS = "age,a|b *c*,ward,sex,id\n20,1,a,f,1\n?,-2.5,d,m,2\n200,9,zz,m,3\n50, 0.1 ,?, f ,4\n"
 TARGETS = {
     "positive": ('positive = ["1"]', 'kind = "logistic"'),
     "margin": ('positive = ["1"]', 'kind = "svm"'),
@@ -145,6 +151,7 @@ def test_the_card_says_where_it_is_from_and_that_there_is_no_protection(run: Run
     assert "**Nothing.** The mode is `none`" in text
     assert "2 of 3 planned" in text
     assert r"| a\|b \*c\* | a number in \[\-5, 5\] |" in text
+    assert '| ward | "a", "b,c", "d"; may be missing |' in text
     Path("again").mkdir()
     assert exported(run, "again/hearts.safetensors") == digest
 
@@ -170,6 +177,69 @@ def test_epsilon_is_what_the_ledger_says_and_own_metrics_only_leave_when_asked(r
     assert ["no epsilon covers these figures" in text for text in texts] == [False, True]
 
 
+def test_after_a_vote_epsilon_is_that_of_the_planned_end_wherever_it_is_shown(run: Run) -> None:
+    voting = EvaluationSpec(every=1, metric="accuracy", target=0.5)
+    manifest = replace(federation(mode=PRIVATE), evaluation=voting)
+    store = made(manifest)
+    for round, stage in enumerate(["statistics", "training", "evaluation"]):
+        plan = stage_plan(manifest, stage, dimension(manifest, stage))
+        store.charge(round, plan.mechanism(manifest.groups.thresholds))
+        sums = (30.0, 40.0, 9.0, *[0.0] * 48) if stage == "evaluation" else None
+        store.record_round(RoundOutcome(round, stage, PEERS, PEERS, "", True, 0, sums))
+    released = store.released()
+    assert released is not None
+
+    def shown() -> tuple[dict[str, Any], list[str]]:
+        status_at_start(IDENTITY.peer_id, manifest.digest, store).write(store.directory)
+        config = ("--config", "node.toml")
+        privacy, status = (json.loads(run(name, *config, "--json")[1]) for name in ("privacy", "status"))
+        name = f"{released.round}-{privacy['ended_by_vote']}.safetensors"
+        exported(run, name)
+        with safe_open(name, "numpy") as file:
+            card = json.loads(file.metadata()["card"])["privacy"]
+        rung = next(one["epsilon"] for one in privacy["ladder"] if one["colluders"] == card["colluders"])
+        assert privacy["epsilon"] == status["epsilon"] == card["epsilon_of_the_exporting_member"] == rung
+        assert privacy["ended_by_vote"] == status["ended_by_vote"] == card["ended_by_vote"]
+        lines = [run(name, *config)[1] for name in ("privacy", "status")]
+        return privacy, [*lines, Path(f"{name}.md").read_text()]
+
+    before, _ = shown()
+    assert before["epsilon"] == before["epsilon_so_far"] < before["epsilon_at_the_end"]
+    store.save_released(replace(released, round=3, vote_rounds=1, votes=1.0))
+    after, (privacy, status, card) = shown()
+    end = before["epsilon_at_the_end"]
+    assert (after["epsilon"], after["epsilon_so_far"]) == (pytest.approx(end), before["epsilon"])
+    assert f"epsilon at the planned end: {end:.3f} of 5" in privacy
+    assert f"epsilon: {end:.3f} of 5 at delta 0.0001, at the planned end: this is what holds" in status
+    assert "the figure is that of the planned end" in card
+    assert "| members | 4 |" in card
+
+
+@pytest.mark.parametrize("mode", ["organisation", "local", "none"])
+def test_epsilon_is_not_said_to_cover_private_layers_without_noise(run: Run, mode: str) -> None:
+    terms = 'mode = "none"' if mode == "none" else PRIVATE.replace("distributed", mode)
+    manifest = federation("class", terms)
+    assert isinstance(manifest.model, DenseModel)
+    store = made(replace(manifest, model=replace(manifest.model, private=("head",))))
+    store.save_private(np.full(18, 7.0))
+    Path("node.toml").write_text("")
+    exported(run, "hearts.safetensors", "--private")
+    with safe_open("hearts.safetensors", "numpy") as file:
+        card = json.loads(file.metadata()["card"])
+        assert file.get_tensor("1.bias") == pytest.approx(np.full(3, 7.0))
+    text = Path("hearts.safetensors.md").read_text()
+    uncovered = {"organisation": ["1"], "local": [], "none": None}[mode]
+    assert card["privacy"].get("layers_not_covered") == uncovered
+    assert is_own(Path("hearts.safetensors")) == (mode != "local")
+    assert ('does not cover the private layers in the file ("1")' in text) == (mode == "organisation")
+    assert ("the shared tensors of this model included" in text) == (mode == "organisation")
+    assert ("released, this model included" in text) == (mode == "local")
+    if mode != "local":
+        words = ("predict", "--config", "node.toml", "--data", "new.csv", "--model", "hearts.safetensors")
+        status, _, err = run(*words)
+        assert (status, "for use without p2pfl" in err) == (ExitCode.STORAGE, True)
+
+
 def test_a_program_is_loaded_as_its_card_says(run: Run) -> None:
     made(federation("number"))
     exported(run, "hearts.pt2")
@@ -190,3 +260,72 @@ def test_nothing_is_overwritten_and_a_strange_format_is_refused(run: Run) -> Non
         assert words in err
     assert not Path("hearts.onnx").exists()
     assert Path("hearts.onnx.md").read_text() == "mine"
+
+
+def test_the_card_of_code_of_ones_own_advises_nothing_that_is_refused(run: Run) -> None:
+    manifest = from_toml(
+        f"""
+        name = "loops"
+        issuers = ["{IDENTITY.peer_id}"]
+        task.kind = "outside"
+        training.rounds = 3
+        privacy.mode = "none"
+        [model]
+        kind = "outside"
+        tensors = [{{ name = "layer", shape = [2, 3] }}, {{ name = "scale", shape = [] }}]
+        """
+    )
+    save_identity(Path("identity.key"), IDENTITY)
+    Path("node.toml").write_text("")
+    with Store.open(Path("state"), IDENTITY) as store:
+        store.bind_manifest(canonical_bytes(manifest))
+        store.save_released(Released(2, 1, np.array([1.0]), np.arange(7.0)))
+    exported(run, "loops.safetensors")
+    text = Path("loops.safetensors.md").read_text()
+    assert (
+        "| model | of the members' own code, with the arrays layer \\(2 × 3\\), scale \\(a number\\) |"
+        in text
+    )
+    assert "the names that the members' own code gives them. The facts" in text
+    assert "load the tensors into the code that trained them" in text
+    assert not any(word in text for word in (".pt2", ".onnx", "preprocessing"))
+
+
+def test_a_backbone_that_was_an_option_of_the_node_is_one_here(run: Run) -> None:
+    save_file({"0.weight": np.ones((2, 1), "f4"), "0.bias": np.ones(2, "f4")}, "backbone.safetensors")
+    digest = hashlib.sha256(Path("backbone.safetensors").read_bytes()).hexdigest()
+    manifest = from_toml(
+        f"""
+        name = "heads"
+        issuers = ["{IDENTITY.peer_id}"]
+        [task]
+        label = "y"
+        positive = ["1"]
+        columns = [{{ name = "x", kind = "numeric", low = -1, high = 1 }}]
+        [model]
+        kind = "mlp"
+        hidden = [2]
+        train = "head"
+        backbone = "{digest}"
+        [training]
+        rounds = 3
+        learning_rate = 1.0
+        sampling_rate = 0.2
+        expected_batch = 1
+        [privacy]
+        mode = "none"
+        """
+    )
+    save_identity(Path("identity.key"), IDENTITY)
+    Path("node.toml").write_text("")
+    Path("data.csv").write_text("x,y\n0.5,1\n")
+    with Store.open(Path("state"), IDENTITY) as store:
+        store.bind_manifest(canonical_bytes(manifest))
+        store.save_released(Released(2, 1, np.array([1.0, 0.0, 0.5]), np.ones(3)))
+    status, _, err = run("export", "--config", "node.toml", "--out", "heads.safetensors")
+    assert status == ExitCode.CONFIG
+    assert "model.backbone in the config, --backbone or P2PFL_BACKBONE" in err
+    exported(run, "heads.safetensors", "--backbone", "backbone.safetensors")
+    for command in ("evaluate", "predict"):
+        words = (command, "--config", "node.toml", "--data", "data.csv", "--backbone", "backbone.safetensors")
+        assert run(*words)[0] == 0

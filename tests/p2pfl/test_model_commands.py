@@ -221,6 +221,9 @@ def test_predict_nothing(run: Run, node: Node) -> None:
         run("predict", "--config", "node.toml", "--data", "new.csv")[1]
         == "sex,age,probability,positive\nm,?,,\n"
     )
+    Path("new.csv").write_text("sex,age\n")
+    words = error(run, ExitCode.DATA, "predict", "--config", "node.toml", "--data", "new.csv")
+    assert "new.csv: no records, so there is nothing to predict" in words
 
 
 def test_predictions_of_predictions_have_columns_of_their_own(run: Run, node: Node) -> None:

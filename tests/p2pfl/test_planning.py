@@ -8,7 +8,7 @@ import pytest
 from networkx import complete_graph  # type: ignore[import-untyped]  # ships no type information
 
 from p2pfl.crypto.identity import Identity
-from p2pfl.gossip.manifest import EvaluationSpec, GroupSpec, Manifest, from_toml
+from p2pfl.gossip.manifest import Column, EvaluationSpec, GroupSpec, Manifest, TabularTask, from_toml
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.node.accountant import Kind, epsilon
 from p2pfl.node.errors import PrivacyError
@@ -44,6 +44,25 @@ def test_the_plan_is_the_ledger_of_a_whole_run(mode: str) -> None:
     whole = [replace(entry, count=entry.count * rounds[entry.stage]) for entry in written]
     assert planned_mechanisms(manifest) == whole
     check_promise(manifest)
+
+
+@pytest.mark.parametrize("mode", ["distributed", "local", "organisation"])
+def test_statistics_of_nothing_are_no_release_and_leave_training_more(mode: str) -> None:
+    promise = draft(mode, ", epsilon = 2, delta = 1e-4")
+    column = Column("x", "categorical", levels=("a", "b"))
+    assert isinstance(promise.task, TabularTask)
+    manifest = calibrated(replace(promise, task=replace(promise.task, columns=(column,))))
+    assert manifest.calibrated
+    assert manifest.privacy.statistics_noise_multiplier == 0
+    assert [entry.stage for entry in planned_mechanisms(manifest)] == ["training", "evaluation"]
+    assert not stage_plan(manifest, "statistics", dimension(manifest, "statistics")).charged
+    assert manifest.privacy.noise_multiplier < 0.99 * calibrated(promise).privacy.noise_multiplier
+    assert 1.9 < epsilon(planned_mechanisms(manifest), 1e-4).pld <= 2
+    check_promise(manifest)
+    assert planned_ladder(manifest)[0][1].pld <= 2
+    whole = outlook(manifest, [], [], None)
+    assert list(whole.mechanisms) == planned_mechanisms(manifest)
+    assert whole.without_records == 0
 
 
 @pytest.mark.parametrize("mode", ["distributed", "organisation"])

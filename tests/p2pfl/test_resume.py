@@ -71,8 +71,8 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     return call
 
 
-def lived(directory: str = "old", manifest: Manifest = OLD) -> None:
-    """A node that has been through the whole of ``manifest``."""
+def lived(directory: str = "old", manifest: Manifest = OLD, rounds: int = 5) -> None:
+    """A node that has been through so many ``rounds`` of ``manifest``; 5 are the whole of it."""
     Path(directory).mkdir()
     save_identity(Path(directory) / "identity.key", IDENTITY)
     Path(directory, "train.csv").write_text(ROWS)
@@ -80,16 +80,16 @@ def lived(directory: str = "old", manifest: Manifest = OLD) -> None:
     Path(directory, "node.toml").write_text(f'{listen}\n[data]\ntrain = "train.csv"\n')
     with Store.open(Path(directory, "state"), IDENTITY) as store:
         store.bind_manifest(canonical_bytes(manifest))
-        go_through(store, manifest)
+        go_through(store, manifest, rounds)
 
 
-def go_through(store: Store, manifest: Manifest) -> None:
+def go_through(store: Store, manifest: Manifest, rounds: int = 5) -> None:
     group = manifest.groups.thresholds
-    for round, stage in enumerate(["statistics", *["training"] * 3, "evaluation"]):
+    for round, stage in enumerate(["statistics", *["training"] * 3, "evaluation"][:rounds]):
         plan = stage_plan(manifest, stage, dimension(manifest, stage))
         store.charge(round, plan.mechanism(group) if plan.charged else None, PEERS)
         store.record_round(RoundOutcome(round, stage, PEERS, PEERS, "", True, 0))
-    store.save_released(Released(3, 1, np.array([10.0, 1.0, -2.0]), np.array([0.7, -0.2])))
+    store.save_released(Released(min(3, rounds - 1), 1, np.array([10.0, 1.0, -2.0]), np.array([0.7, -0.2])))
 
 
 def agreed(name: str, **terms: object) -> str:
@@ -166,14 +166,52 @@ def test_a_crash_before_the_new_directory_has_its_name_can_be_repeated(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("os.rename", killed)
+        patched.setattr(Store, "continue_in", killed)
         assert resume(run, "old", "new", agreed("new"))[0] == ExitCode.INTERRUPTED
     assert sorted(path.name for path in Path().iterdir()) == ["new.manifest", "old"]
+    with monkeypatch.context() as patched:
+        patched.setattr("os.rename", killed)
+        assert resume(run, "old", "new", "new.manifest")[0] == ExitCode.INTERRUPTED
+    [made] = Path().glob(".new.*")
+    inode = Path(made, "state/p2pfl.sqlite").stat().st_ino
     elsewhere = resume(run, "old", "twin", "new.manifest")
     assert (elsewhere[0], "resume from there" in elsewhere[2]) == (ExitCode.STORAGE, True)
-    assert resume(run, "old", "new", "new.manifest")[0] == 0
+    status, out, err = resume(run, "old", "new", "new.manifest")
+    assert (status, out) == (0, "new/node.toml\n"), err
+    assert (made.exists(), Path("new/state/p2pfl.sqlite").stat().st_ino) == (False, inode)
     again = resume(run, "old", "other", agreed("other"))
     assert (again[0], "resume from there" in again[2]) == (ExitCode.STORAGE, True)
+
+
+def test_a_ledger_that_was_moved_away_is_not_begun_again(run: Run) -> None:
+    lived()
+    assert resume(run, "old", "new", agreed("new"))[0] == 0
+    Path("new").rename("elsewhere")
+    status, out, err = resume(run, "old", "new", "new.manifest")
+    assert (status, out, "or where that was moved" in err) == (ExitCode.STORAGE, "", True)
+    assert not Path("new").exists()
+    with prepared(load_config(Path("elsewhere/node.toml"), {}, {})) as ready:
+        assert ready.store.mechanisms()
+
+
+def test_an_empty_federation_between_does_not_hide_what_nothing_was_promised_of(run: Run) -> None:
+    lived("bare", from_toml(text("bare", "none")))
+    assert resume(run, "bare", "between", agreed("between", mode="none"))[0] == 0
+    status, _, err = resume(run, "between", "new", agreed("new"))
+    assert (status, "bare promised nothing" in err) == (ExitCode.PRIVACY, True)
+    assert resume(run, "between", "more", agreed("more", mode="none"))[0] == 0
+    with Store.open(Path("more/state"), IDENTITY) as store:
+        assert [(one.name, one.mode, one.mechanisms) for one in store.carried()] == [("bare", "none", ())]
+
+
+def test_of_a_federation_that_has_not_ended_its_planned_end_is_carried(run: Run) -> None:
+    lived(rounds=2)
+    assert resume(run, "old", "new", agreed("new"))[0] == 0
+    with Store.open(Path("new/state"), IDENTITY) as store:
+        [carried] = store.carried()
+    counts = {one.stage: one.count for one in carried.mechanisms}
+    assert counts == {one.stage: one.count for one in planned_mechanisms(OLD) if one.count}
+    assert spent(run, "new")["epsilon"] == spent(run, "old")["epsilon_at_the_end"]
 
 
 def test_what_one_epsilon_cannot_count_is_refused_and_nothing_is_made(run: Run) -> None:
@@ -239,6 +277,8 @@ def test_what_is_carried_is_one_row_of_what_was_charged(tmp_path: Path) -> None:
     once = replace(training, count=1)
     assert summed([once, statistics, once, once]) == (training, statistics)
     with Store.open(tmp_path, IDENTITY) as store:
-        store.carry_over([Carried(bytes(32), "old", (training,)), Carried(b"\1" * 32, "new", (statistics,))])
+        before = [Carried.of(OLD, (training,)), Carried(b"\1" * 32, "new", "none", ())]
+        store.carry_over([*before, Carried.of(OLD, (statistics,))])
+        assert store.carried()[:2] == before
         assert store.mechanisms() == [training, statistics]
         assert store.charges() == []

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from p2pfl import cli
@@ -16,6 +17,7 @@ from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.errors import ExitCode
 from p2pfl.node.identity_file import save_identity
 from p2pfl.node.lock import locked
+from p2pfl.node.released import Released
 from p2pfl.node.status import FILE, Status, read_status
 from p2pfl.node.store import Exclusion, RoundOutcome, Store
 
@@ -53,7 +55,6 @@ def learning() -> Status:
         epsilon=0.4567,
         epsilon_budget=1.0,
         delta=1e-4,
-        model="state/model.safetensors",
     )
 
 
@@ -71,9 +72,18 @@ def test_a_running_node(capsys: pytest.CaptureFixture[str]) -> None:
         "phase: learning, round 17 (training), 3 members connected",
         "rounds: 15 of 40 in training, 16 completed in all, 1 skipped; the last because too few survivors",
         "epsilon: 0.457 of 1 at delta 0.0001",
-        "model: state/model.safetensors",
+        "model: none yet",
         "evidence: none",
     ]
+
+
+def test_a_model_is_named_whatever_was_last_written(capsys: pytest.CaptureFixture[str]) -> None:
+    learning().write(STATE)
+    with Store.open(STATE, IDENTITY) as store:
+        store.save_released(Released(4, 1, np.array([1.0]), np.array([0.5])))
+    path = STATE / "model-00000004.safetensors"
+    assert f"model: {path}\n" in status(capsys)
+    assert json.loads(status(capsys, "--json"))["model"] == str(path)
 
 
 def test_a_stopped_node_and_what_was_done_to_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,9 +173,28 @@ def test_evaluations_are_listed_with_why_it_ended(capsys: pytest.CaptureFixture[
     assert json.loads(status(capsys, "--json"))["evaluations"][-1]["auc"] == 0.8123
 
 
+def test_an_evaluation_of_means_counts_members_and_one_lost_in_noise_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = learning()
+    said.privacy_mode = "organisation"
+    said.evaluations = [{"round": 3, "members": 4, "accuracy": 0.75}, {"round": 6, "members": 4}]
+    said.write(STATE)
+    out = status(capsys)
+    assert "evaluation in round 3: accuracy: 0.7500 (4 members)\n" in out
+    assert "evaluation in round 6: lost in noise (4 members)\n" in out
+    said.privacy_mode = "distributed"
+    said.evaluations = [{"round": 3, "members": 4, "total": 80.0}]
+    said.write(STATE)
+    assert "evaluation in round 3: lost in noise (80 records of 4 members)\n" in status(capsys)
+
+
 def test_mode_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     said = learning()
     said.privacy_mode, said.epsilon = "none", None
+    said.write(STATE)
+    assert "epsilon: NONE" in status(capsys)
+    said.privacy_mode = Status(peer="", federation="").privacy_mode  # still starting
     said.write(STATE)
     assert "epsilon: NONE" in status(capsys)
 

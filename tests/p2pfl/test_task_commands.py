@@ -105,6 +105,9 @@ def test_pictures(run: Run) -> None:
         "b.png,dog",
         "c.png,cat",
     ]
+    _, out, _ = run(*PREDICT, "pictures")
+    names = [line.partition(",")[0] for line in out.splitlines()]
+    assert names == ["picture", "cat/a.png", "dog/b.png", "dog/c.png"]
 
 
 def test_text(run: Run) -> None:

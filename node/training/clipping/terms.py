@@ -5,7 +5,8 @@ must not come out below those of the numbers that are summed, or a record would 
 Where cancellation could hide some of one, the largest rounding error possible is added to it: with u the unit
 of rounding, k additions are off by at most k u times the sum of magnitudes. So rounding can only clip harder.
 For :class:`Outer` that covers the rounding of a weighted sum over a record's positions as well: they are
-fewer than the additions in the products that its norm is made of.
+fewer than the additions in the products that its norm is made of. Where a tiny factor meets a huge one, the
+tiny one's square may underflow though the product's does not: see :func:`padded`.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,11 @@ def squares(vectors: Tensor) -> Tensor:
     return norms.square_().mul_(1 + error)
 
 
+def padded(vectors: Tensor) -> Tensor:
+    """:func:`squares` in float64, for products: at least the true ones, by more than underflow can hide."""
+    return squares(vectors).double().add_(vectors.shape[-1] * torch.finfo(vectors.dtype).tiny)
+
+
 class Term(Protocol):
     """B gradients of one parameter of n entries."""
 
@@ -36,7 +42,7 @@ class Term(Protocol):
         """The square of each gradient's L2 norm, shape (B,)."""
 
     def add_to(self, total: Tensor, factors: Tensor) -> None:
-        """``total`` += Σ factor · gradient; shapes (n,) and (B,)."""
+        """``total`` += Σ factor · gradient; shapes (n,) and (B,), both of the dtype to add in."""
 
     def explicit(self) -> "Explicit":
         """The same gradients, written out."""
@@ -59,7 +65,7 @@ class Explicit:
         return squares(self.gradients)
 
     def add_to(self, total: Tensor, factors: Tensor) -> None:
-        total.addmv_(self.gradients.T, factors)
+        total.addmv_(self.gradients.T.to(total.dtype), factors)
 
     def explicit(self) -> "Explicit":
         return self
@@ -80,11 +86,12 @@ class Product:
     right: Tensor
 
     def squared_norms(self) -> Tensor:
-        return squares(self.left).mul_(squares(self.right))
+        return padded(self.left).mul_(padded(self.right)).to(self.left.dtype)
 
     def add_to(self, total: Tensor, factors: Tensor) -> None:
         left = self.left * factors[:, None]
-        total.view(left.shape[1], self.right.shape[1]).addmm_(left.T, self.right)
+        right = self.right.to(total.dtype)
+        total.view(left.shape[1], right.shape[1]).addmm_(left.T, right)
 
     def explicit(self) -> Explicit:
         return self.outer().explicit()
@@ -109,15 +116,15 @@ class Outer:
     right: Tensor
 
     def squared_norms(self) -> Tensor:
-        lefts, rights = squares(self.left), squares(self.right)
+        lefts, rights = padded(self.left), padded(self.right)
         crossed = (self.left @ self.left.mT).mul_(self.right @ self.right.mT).sum((1, 2, 3))
-        largest = lefts.mul_(rights).sqrt_().sum(2).square_().sum(1)
+        largest = lefts.mul_(rights).sqrt_().sum(2).square_().sum(1).to(crossed.dtype)
         additions = self.left.shape[3] + self.right.shape[3] + 64
         return crossed.clamp_(min=0).add_(largest, alpha=additions * torch.finfo(largest.dtype).eps)
 
     def add_to(self, total: Tensor, factors: Tensor) -> None:
         left = (self.left * factors[:, None, None, None]).transpose(0, 1).flatten(1, 2)
-        right = self.right.transpose(0, 1).flatten(1, 2)
+        right = self.right.transpose(0, 1).flatten(1, 2).to(total.dtype)
         if len(left) == 1:
             total.view(left.shape[2], right.shape[2]).addmm_(left[0].T, right[0])
         else:
