@@ -466,7 +466,7 @@ def vectors_of(number: int, by: int) -> Accusation:
 # Nobody else.
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**16), size=st.integers(4, 7), gone=st.sampled_from([0.3, 2.0]))
 def test_crashes_restarts_and_partitions_make_nobody_contradict_itself(
     seed: int, size: int, gone: float

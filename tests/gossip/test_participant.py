@@ -263,9 +263,9 @@ def test_a_slow_group_is_not_torn_apart_by_fast_ones() -> None:
     """One node of twelve always trains ten times longer; its group waits for it, and nobody skips."""
     patient = replace(TIMING, ready_seconds=12.0)
     slow = lambda number, round: 1.0 if number == 5 else 0.1  # noqa: E731
-    swarm = Swarm(12, timing=patient, training=slow).start_all().run(40)
+    swarm = Swarm(12, timing=patient, training=slow).start_all().run(22)
     assert not any(swarm.all(number, Skipped) for number in range(12))
-    assert min(len(swarm.completed(number)) for number in range(12)) >= 15
+    assert min(len(swarm.completed(number)) for number in range(12)) >= 8
 
 
 # Bad networks.
@@ -283,9 +283,9 @@ def test_duplicates_and_reordering(seed: int) -> None:
 def test_loss(seed: int) -> None:
     """One message in twenty lost, which no transport of ours does: rounds are skipped, and none is wrong."""
     link = unreliable(0.005, 0.1, drop=0.05)
-    swarm = Swarm(5, link=link, seed=seed).start_all().run(250)
+    swarm = Swarm(5, link=link, seed=seed).start_all().run(150)
     for number in range(5):
-        assert len(swarm.completed(number)) >= 5
+        assert len(swarm.completed(number)) >= 3
     assert abs(max(swarm.completed(0)) - max(swarm.completed(1))) < 5
 
 
@@ -323,7 +323,7 @@ def test_a_minority_waits_for_the_others() -> None:
     assert swarm.all(0, EpochBegan)[-1].roster == tuple(sorted(PEERS[:5]))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_whatever_happened_no_sum_is_wrong_and_all_go_on(seed: int) -> None:
     """Half a minute of crashes, restarts and partitions at random; then connections come back."""
     size = int(np.random.default_rng(seed).integers(4, 9))

@@ -246,7 +246,7 @@ def test_no_single_message_of_a_reduce_scatter_matters(fault: str) -> None:
 
 
 @exchanges
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_order_and_duplicates_do_not_matter(exchange: str, seed: int) -> None:
     link = unreliable(0.0, 0.09, duplicate=0.3)
@@ -280,7 +280,7 @@ def schedules(draw: st.DrawFn) -> Rehearsal:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(rehearsal=schedules())
 def test_any_schedule_ends_exactly_or_skips(rehearsal: Rehearsal) -> None:
     # Members are prepared late, so the round may end that much later.
