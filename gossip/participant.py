@@ -198,6 +198,18 @@ class Participant:
                 raise LocalProtocolError(f"no event of a participant: {event}")
         return self._settle(now)
 
+    @property
+    def round(self) -> int:
+        """The one we are in, or would be in next."""
+        return self._next
+
+    def group_of(self, round: int) -> tuple[PeerId, ...]:
+        """Whom we average with in ``round`` of the current epoch, ourselves included, in drawn order: nobody
+        if no group has room for us, or there is no epoch.
+        """
+        drawn = [group for group in self._groups(round) if self._me in group]
+        return tuple(map(PeerId, drawn[0])) if drawn else ()
+
     # Events.
 
     def _receive(self, event: Received, message: RoundMessage, now: float) -> None:
@@ -334,8 +346,7 @@ class Participant:
         """Begin the next round if enough of our group is here, else wait; whether anything changed."""
         assert self._epoch is not None
         if self._group is None:
-            drawn = [group for group in self._groups(self._next) if self._me in group]
-            self._group = tuple(map(PeerId, drawn[0])) if drawn else ()
+            self._group = self.group_of(self._next)
         group = self._group
         if self._gone(group, self._next):
             self._go_to(self._next + 1)

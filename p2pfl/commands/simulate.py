@@ -30,6 +30,7 @@ _FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "epsilon": ("privacy.epsilon", "the promise, for all rounds"),
     "offline": ("simulation.offline", "probability that a node sits a round out"),
     "attackers": ("simulation.attackers", "nodes that send something else"),
+    "engine": ("simulation.engine", "vectorised or protocol"),
 }
 
 

@@ -10,8 +10,9 @@ from p2pfl.crypto import labels
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.epoch_messages import Presence
 from p2pfl.gossip.events import Effect, Event, Send
-from p2pfl.gossip.messages import Masked, Part, Ready, Reveal, RoundMessage, Survivors
+from p2pfl.gossip.messages import Ready, Reveal, RoundMessage, Survivors
 from p2pfl.gossip.simulation import Machine
+from p2pfl.gossip.vector_messages import Masked, Part
 from p2pfl.gossip.wire import Message, digest, signed
 
 Lie = Callable[[Identity, Message, PeerId], Iterable[Message]]
@@ -50,10 +51,9 @@ def _odd(peer: PeerId) -> bool:
 def _equivocates(me: Identity, message: Message, to: PeerId) -> Iterable[Message]:
     if not isinstance(message, Survivors) or not _odd(to):
         return (message,)
-    others = [entry for entry in message.entries if entry[0] != me.peer_id]
-    left_out = others[-1:]
-    fewer = tuple(entry for entry in message.entries if entry not in left_out)
-    return (signed(me, replace(message, entries=fewer)),)
+    *most, (number, mark) = message.entries
+    other = (*most, (number, digest(b"another", mark)))
+    return (signed(me, replace(message, entries=other)),)
 
 
 def _withholds(me: Identity, message: Message, to: PeerId) -> Iterable[Message]:

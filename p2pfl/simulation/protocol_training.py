@@ -34,7 +34,7 @@ from p2pfl.simulation.protocol_nodes import identities
 from p2pfl.simulation.scenario import MOST_SECONDS, Fixed, Scenario, read
 from p2pfl.simulation.setting import Setting
 from p2pfl.simulation.sources import Dealt
-from p2pfl.simulation.vectorised import inputs_of
+from p2pfl.simulation.vectorised import inputs_of, require_simulated
 from p2pfl.topologies.graphs import FAMILIES
 
 Floats = NDArray[np.float64]
@@ -57,9 +57,9 @@ class Remembered(Store):
         """In the place of the one before."""
         self._kept = released
 
-    def evaluation(self) -> tuple[float, float, float] | None:
-        """None: what a federation says of itself is of no account here."""
-        return None
+    def rounds(self) -> list[RoundOutcome]:
+        """None: a simulated learner lives from the first round to the last."""
+        return []
 
     def mechanisms(self) -> list[Mechanism]:
         """The ledger."""
@@ -187,6 +187,7 @@ def trained(manifest: Manifest, setting: Setting, dealt: Dealt, seed: int) -> It
     Raises FieldError for what this engine does not do, or a scenario that is not there or does not fit.
     """
     _require(setting)
+    require_simulated(manifest)
     count = len(dealt.train)
     manifest = replace(
         manifest,

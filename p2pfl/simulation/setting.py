@@ -42,7 +42,7 @@ class Setting:
     shards: int = 2
     column: str = ""
     test_share: float = 0.2
-    engine: Literal["vectorised"] = "vectorised"
+    engine: Literal["vectorised", "protocol"] = "vectorised"
     averaging: Literal["groups", "neighbours", "none"] = "groups"
     mixing: str = ""
     topology: str = ""

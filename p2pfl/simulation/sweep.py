@@ -7,7 +7,7 @@ the rows.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -56,16 +56,29 @@ def perform(sweep: Sweep, directory: Path, executor: Executor, tell: Tell) -> li
     missing = [task for task in wanted if task.key not in finished]
     tell(len(wanted) - len(missing), len(wanted))
     running: dict[Future[list[Row]], Task] = {executor.submit(_rows, task): task for task in missing}
+    failed: BaseException | None = None
     try:
-        for number, future in enumerate(as_completed(running), 1):
+        for future in as_completed(running):
+            if future.cancelled():
+                continue
+            if error := future.exception():
+                failed = failed or error
+                _cancel(running)
+                continue
             key = running[future].key
             finished[key] = future.result()
             _append(directory / RUNS, key, finished[key])
-            tell(len(wanted) - len(missing) + number, len(wanted))
+            tell(sum(task.key in finished for task in wanted), len(wanted))
     finally:
-        for future in running:
-            future.cancel()
+        _cancel(running)
+    if failed is not None:
+        raise failed
     return [row for task in wanted for row in finished[task.key]]
+
+
+def _cancel(futures: Iterable[Future[list[Row]]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class VectorisedFederation:
         seed: int,
         device: torch.device | None = None,
     ) -> None:
-        _require_simulated(manifest)
+        require_simulated(manifest)
         self._manifest, self._setting, self._topology = manifest, setting, topology
         self._device = device or torch.device("cpu")
         self._rng = np.random.default_rng([seed, 2])
@@ -190,12 +190,16 @@ class VectorisedFederation:
         return tensor.to(self._device, torch.float32 if tensor.is_floating_point() else torch.int64)
 
 
-def _require_simulated(manifest: Manifest) -> None:
+def require_simulated(manifest: Manifest) -> None:
     """Raises ManifestError for what only nodes can do."""
     task, model = manifest.task, manifest.model
     if isinstance(task, PluginTask | OutsideTask) or isinstance(model, PluginModel | OutsideModel):
         raise ManifestError(
             "task.kind", "code of one's own is not simulated; take a task and a model of p2pfl's"
+        )
+    if manifest.evaluation.every:
+        raise ManifestError(
+            "evaluation.every", "is not simulated: a simulation measures by itself; leave it out"
         )
     for name, left_out in (("backbone", ""), ("private", ()), ("initial", "")):
         if getattr(model, name) != left_out:
