@@ -15,6 +15,7 @@ from safetensors.numpy import load
 from p2pfl.gossip.manifest import MAX_PARAMETERS
 from p2pfl.gossip.model_layers import Parts
 from p2pfl.node.errors import DataError, reason_of
+from p2pfl.node.own_file import is_own
 
 MOST_BYTES = 8 * MAX_PARAMETERS + (1 << 20)
 """Of such a file: the largest model in float64, and a header."""
@@ -28,7 +29,7 @@ def read_declared_tensors(
     """The tensors in ``path`` by name, in float32, if its SHA-256 is ``sha256_hex``.
 
     Raises DataError, in one line, if the file is missing, has more than ``most_bytes``, is another one or no
-    safetensors file, or holds anything but finite floats.
+    safetensors file, is marked as one node's own, or holds anything but finite floats.
     """
     try:
         with path.open("rb") as file:
@@ -43,6 +44,9 @@ def read_declared_tensors(
     if found != sha256_hex:
         hint = "ask whoever made the federation for the file, and copy it as binary"
         raise DataError(f"{path}: its SHA-256 is {found}, but the manifest names {sha256_hex}", hint)
+    if is_own(path):
+        hint = "take a file that `p2pfl export` wrote without --private: every member is given this one"
+        raise DataError(f"{path}: holds what a node learnt from its own records without noise", hint)
     return {name: _finite(path, name, tensor) for name, tensor in _tensors(path, data).items()}
 
 

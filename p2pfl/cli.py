@@ -34,13 +34,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A command that has commands, and is the module ``default`` of p2pfl.commands where none of them is
-    named; None: one must be.
-    """
+    """A command that only has commands."""
 
     help: str
     commands: Mapping[str, Command]
-    default: str | None = None
 
 
 COMMANDS: Mapping[str, Command | Group] = {
@@ -123,22 +120,12 @@ def _add_commands(
         )
         if name not in arguments[asked : asked + 1]:
             continue
-        rest = arguments[asked + 1 :]
-        module_name = _module(command, rest)
-        if module_name is None:
-            assert isinstance(command, Group)
-            _add_commands(inner, command.commands, rest)
+        if isinstance(command, Group):
+            _add_commands(inner, command.commands, arguments[asked + 1 :])
         else:
-            module = import_module(f"p2pfl.commands.{module_name}")
+            module = import_module(f"p2pfl.commands.{command.module}")
             module.add_arguments(inner)
             inner.set_defaults(run=module.run, parser=inner)
-
-
-def _module(command: Command | Group, rest: Sequence[str]) -> str | None:
-    """The module that reads ``rest``; None if that is for the commands of ``command``."""
-    if isinstance(command, Command):
-        return command.module
-    return None if command.default is None or set(rest[:1]) & set(command.commands) else command.default
 
 
 def _sentence(text: str) -> str:

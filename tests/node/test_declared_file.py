@@ -11,6 +11,7 @@ from safetensors.numpy import save
 
 from p2pfl.node.declared_file import digest_of_file, read_declared_tensors
 from p2pfl.node.errors import DataError
+from p2pfl.node.own_file import write_own
 
 
 def written(tmp_path: Path, tensors: Mapping[str, NDArray[np.generic]]) -> Path:
@@ -41,6 +42,13 @@ def test_a_missing_or_another_file_is_refused_by_one_line(tmp_path: Path) -> Non
         read_declared_tensors(tmp_path / "none", "00" * 32)
     with pytest.raises(DataError, match="more than 20 bytes"):
         read_declared_tensors(path, digest_of_file(path), most_bytes=20)
+
+
+def test_what_only_one_node_may_have_is_no_file_for_all(tmp_path: Path) -> None:
+    path = tmp_path / "private.safetensors"
+    write_own(path, {"head.weight": np.ones(3)})
+    with pytest.raises(DataError, match="from its own records without noise"):
+        read_declared_tensors(path, digest_of_file(path))
 
 
 @pytest.mark.parametrize(
