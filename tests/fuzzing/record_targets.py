@@ -65,6 +65,7 @@ _MANIFEST: Final = Manifest(
     TimingSpec(),
     7,
 )
+_UNMEASURED: Final = replace(_MANIFEST.privacy, statistics_noise_multiplier=0.0)
 _ARGUMENTS: Final = (
     IntegerArgument("integer", "a", 3),
     NumberArgument("number", "b", 0.5),
@@ -91,21 +92,32 @@ _MANIFESTS: Final = (
         _MANIFEST,
         task=ImageTask("images", 6, 4, ("0", "1"), 2, class_weights=(1.0, 3.0)),
         model=ConvolutionalModel("cnn", (4, 8), (2, 6, 4), 2, (3,), 3, 2),
-        privacy=replace(_MANIFEST.privacy, mode="organisation"),
+        privacy=replace(_UNMEASURED, mode="organisation"),
     ),
     replace(
         _MANIFEST,
         task=TextTask("text", "\n abcé", 5, "line", "skip"),
         model=SequenceModel("transformer", 8, (5,), 6, 2, 4),
+        privacy=_UNMEASURED,
     ),
-    replace(_MANIFEST, task=TextTask("text", "ab", 3, "chunk"), model=SequenceModel("gru", 4, (3,), 2)),
-    replace(_MANIFEST, task=PluginTask("plugin", "p", "1.0", _ARGUMENTS), model=PluginModel("plugin", 9, 2)),
+    replace(
+        _MANIFEST,
+        task=TextTask("text", "ab", 3, "chunk"),
+        model=SequenceModel("gru", 4, (3,), 2),
+        privacy=_UNMEASURED,
+    ),
+    replace(
+        _MANIFEST,
+        task=PluginTask("plugin", "p", "1.0", _ARGUMENTS),
+        model=PluginModel("plugin", 9, 2),
+        privacy=_UNMEASURED,
+    ),
     replace(
         _MANIFEST,
         task=OutsideTask("outside", _ARGUMENTS),
         model=OutsideModel("outside", (Tensor("w", (2, 3)), Tensor("b", (), "ones"))),
         training=TrainingSpec(60, 1.0, 1.0, 1.0),
-        privacy=replace(_MANIFEST.privacy, mode="organisation"),
+        privacy=replace(_UNMEASURED, mode="organisation"),
     ),
 )
 _DIMENSIONS: Final = (2, 3)
