@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DIRECTORY ?= demo-run
 SECONDS ?= 60
+MINUTES ?= 60
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 SUBPACKAGES := node gossip crypto topologies
 TYPED := .typing:tests/gossip:tests/processes:tests/node:tests/fuzzing:tools:benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow fuzz mutants check format types .typing reproduce reproduce-full bench dist \
-	picture plots clean
+	scenarios months chaos soak foreign picture plots clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,7 +70,7 @@ reproduce-full: $(READY)  ## the same with every setting and seed, in less than 
 	@PYTHONPATH=benchmarks $(BIN)/python -m reproduce --full $(if $(MNIST),--mnist "$(MNIST)")
 
 bench: $(READY)  ## print the accuracy and speed tables
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 dist: $(READY)  ## build the wheel and the source distribution into dist/
 	@$(BIN)/python -m build --quiet --dependency-constraints-txt constraints.txt --outdir dist .
@@ -77,6 +78,19 @@ dist: $(READY)  ## build the wheel and the source distribution into dist/
 scenarios: $(READY)  ## store the table of scenarios anew, against which tests and p2pfl simulate --scenarios compare
 	@$(BIN)/p2pfl simulate --scenarios --json > p2pfl/data/scenarios/.new
 	@mv p2pfl/data/scenarios/.new p2pfl/data/scenarios/baseline.json
+
+months: $(READY)  ## ten thousand rounds with churn, a month of virtual time, in about twenty minutes
+	@$(BIN)/python -m pytest -q -s -m slow tests/simulation/test_months.py
+
+chaos: $(READY)  ## twelve real nodes, killed at random and started again, some minutes
+	@$(BIN)/python -m pytest -q -s -m slow tests/processes/test_chaos.py
+
+soak: $(READY)  ## real nodes with faults for MINUTES, an hour; fails if memory, files or tasks grow
+	@$(BIN)/python benchmarks/soak.py --minutes "$(MINUTES)"
+
+foreign: $(READY)  ## let js-libp2p from npm (pinned in tests/foreign) dial a node and speak the protocol with it
+	@npm ci --prefix tests/foreign --no-audit --no-fund --loglevel error
+	@$(BIN)/python -m pytest -q -m slow tests/foreign
 
 picture: $(READY)  ## run the demo and draw what it printed into docs/demo.svg
 	@$(BIN)/p2pfl demo --directory "$(DIRECTORY)" > "$(DIRECTORY).txt"
@@ -86,7 +100,7 @@ plots: $(READY)  ## run the commands below the plots of the guides, some minutes
 	@$(BIN)/python tools/draw.py
 
 clean:  ## remove what the targets made: environment, builds, caches, demo-run, reproduce-run
-	@rm -rf $(VENV) .typing p2pfl_node.egg-info demo-run demo-run.txt reproduce-run
+	@rm -rf $(VENV) .typing p2pfl_node.egg-info demo-run demo-run.txt reproduce-run tests/foreign/node_modules
 	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@rm -f dist/p2pfl_node-*; rmdir dist 2>/dev/null || true
 	@find p2pfl $(SUBPACKAGES) tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,7 @@ from p2pfl.crypto.randomness import system_random
 from p2pfl.gossip import wire
 from p2pfl.gossip.chunks import Chunks
 from p2pfl.gossip.events import (
+    Agreed,
     Completed,
     Compute,
     Computed,
@@ -214,6 +215,8 @@ class SecureRound:
                     self.total = effect.total
                 case Skipped():
                     raise RuntimeError(effect.reason)
+                case Agreed():
+                    pass
                 case _:
                     raise RuntimeError(f"an honest round, and yet {effect}")
 

@@ -10,6 +10,9 @@ from typing import Final
 # Federation
 MANIFEST_DIGEST: Final = b"p2pfl/manifest-digest/v1"
 TICKET: Final = b"p2pfl/ticket/v1"
+REVOCATION: Final = b"p2pfl/revocation/v1"
+SUCCESSION: Final = b"p2pfl/succession/v1"
+SUCCESSION_ACCEPTANCE: Final = b"p2pfl/succession-acceptance/v1"
 
 # Epochs
 PRESENCE: Final = b"p2pfl/presence/v1"
@@ -48,6 +51,15 @@ RESULT_DIGEST: Final = b"p2pfl/result-digest/v1"
 LEDGER_CHAIN: Final = b"p2pfl/ledger-chain/v1"
 STATE_DIGEST: Final = b"p2pfl/state-digest/v1"
 INITIAL_PARAMETERS: Final = b"p2pfl/initial-parameters/v1"
+RECEIPT: Final = b"p2pfl/receipt/v1"
+TERM: Final = b"p2pfl/term/v1"
+
+# Finding each other: names that do not give the federation's id away
+LOCAL_NAME: Final = b"p2pfl/local-name/v1"
+RENDEZVOUS_KEY: Final = b"p2pfl/rendezvous-key/v1"
+
+# Trying out two machines with each other
+EXAMINATION: Final = b"p2pfl/examination/v1"
 
 # Inside this package
 SEAL_NONCE: Final = b"p2pfl/seal-nonce/v1"

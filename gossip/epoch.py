@@ -20,10 +20,11 @@ whether they do::
 **Who is waited for.** All neighbours: ``gather_seconds`` if they are silent, ``round_seconds`` if they keep
 saying that they are busy with an earlier epoch, and without end while :func:`enough of them
 <p2pfl.gossip.neighbours.enough>` are: then most of the federation is, and its epoch ends. A node that has
-just started also waits ``gather_seconds`` for whoever starts up with it, unless all members that the manifest
-lists are there. A roster below ``minimum`` is never closed: the node says so
-(:class:`~p2pfl.gossip.events.Waiting`) and goes on gathering. So a lone node stays at its epoch however long
-it waits.
+just started also waits ``gather_seconds`` for whoever starts up with it, or until nobody new has come for a
+third of that, unless all members that the manifest lists are there. Neighbours that are connected but mute,
+and those who let an earlier epoch wait in vain, are not waited for (:mod:`p2pfl.gossip.deadlines`). A
+roster below ``minimum`` is never closed: the node says so (:class:`~p2pfl.gossip.events.Waiting`) and goes
+on gathering. So a lone node stays at its epoch however long it waits.
 
 **Agreement.** If messages take less than two fifths of SETTLE_SECONDS, connected nodes close the same roster:
 who closes one has shown its digest for that long, and tells everybody at once. Losses, longer delays and
@@ -65,13 +66,15 @@ once per colluder.
 """
 
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, cast
 
 from p2pfl.crypto.identity import PeerId
+from p2pfl.gossip.deadlines import Patience
 from p2pfl.gossip.epoch_messages import NOTHING
 from p2pfl.gossip.errors import LocalProtocolError
 from p2pfl.gossip.events import (
+    Delivered,
     Effect,
     EpochBegan,
     Event,
@@ -79,14 +82,16 @@ from p2pfl.gossip.events import (
     PeerFound,
     PeerLost,
     Received,
+    Renewed,
     SetTimer,
     TimerExpired,
     Waiting,
 )
-from p2pfl.gossip.evidence import Accusation
 from p2pfl.gossip.exchange import BEAT_SECONDS, HEARTBEAT_SECONDS, MAX_LEAP, TIMER_PREFIX, Exchange
+from p2pfl.gossip.exclusions import Ground
 from p2pfl.gossip.neighbours import enough
 from p2pfl.gossip.presences import Author, PresenceSet
+from p2pfl.gossip.revocations import Revocation
 from p2pfl.gossip.tickets import Standing
 
 SETTLE_SECONDS: Final = 0.5
@@ -126,7 +131,9 @@ class EpochMachine:
         is_member: whether a connected peer is admitted, now.
         standing: what the author of a presence with this ticket is.
         epoch: where to begin.
-        accusations: who was excluded before a restart, and why.
+        check: raises RevocationError for a revocation that the manifest does not allow.
+        grounds: who was excluded before a restart, and why.
+        patience: what is known of the neighbours; nothing by default.
 
     Its driver sets ``committed`` while it has handed out a contribution and must not be torn out of the
     epoch.
@@ -143,17 +150,19 @@ class EpochMachine:
         is_member: Callable[[PeerId], bool],
         standing: Callable[[PeerId, str], Standing],
         epoch: int,
-        accusations: Iterable[Accusation] = (),
+        check: Callable[[Revocation], None],
+        grounds: Iterable[Ground] = (),
+        patience: Patience | None = None,
     ) -> None:
         self.current: Epoch | None = None
         self.committed = False
         self._author, self._me = author, author.identity.peer_id
         self._remembers_nothing = epoch == 0
         self._expected, self._minimum, self._colluders = expected, minimum, colluders
-        self._timing = timing
+        self._timing, self._patience = timing, patience or Patience()
         self._out: list[Effect] = []
         self._exchange = Exchange(
-            author.federation, self._me, is_member, standing, epoch, self._emit, accusations
+            author.federation, self._me, is_member, standing, epoch, self._emit, check, grounds
         )
         self._exchange.round = epoch * timing.epoch_rounds
         self._neighbours = self._exchange.neighbours
@@ -161,6 +170,7 @@ class EpochMachine:
         self._joins_until: float | None = None  # closed; until then we wait for the previous roster
         self._started = self._opened = self._patience_from = self._beat_at = 0.0
         self._behind_since: float | None = None
+        self._changed = b"", 0.0  # what we gather when we have just started, and since when
         self._complete_since: float | None = None
         self._complete: dict[bytes, float] = {}
         self._agreed: tuple[bytes, float] | None = None
@@ -190,6 +200,10 @@ class EpochMachine:
                 self._exchange.greet(peer)
             case PeerLost(peer):
                 self._exchange.lost(peer)
+            case Delivered(ground):
+                self._exchange.deliver(cast(Ground, ground), now)
+            case Renewed(ticket):
+                self._author = replace(self._author, ticket=ticket)
             case Received(peer, message):
                 self._exchange.receive(peer, message, now)
             case TimerExpired(key) if key == TIMER_PREFIX + "tell":
@@ -229,8 +243,8 @@ class EpochMachine:
 
     @property
     def excluded(self) -> Set[PeerId]:
-        """Who contradicted itself, and takes part in nothing any more."""
-        return self._exchange.excluded.keys()
+        """Who takes part in nothing any more: it contradicted itself, was revoked, or has another key."""
+        return self._exchange.excluded.out
 
     @property
     def connected(self) -> tuple[PeerId, ...]:
@@ -287,6 +301,7 @@ class EpochMachine:
         elif (later := self._later_epoch(now)) is not None:
             return self._follow(later, now)
         elif self._may_close(now):
+            self._note_who_came()
             self._close(self._exchange.gathering, now)
         else:
             return False
@@ -367,17 +382,36 @@ class EpochMachine:
     def _incomplete(self, count: int, now: float) -> bool:
         """Whether there is still somebody to wait for."""
         gathering = self._exchange.gathering
-        absent = self._neighbours.waited_for(gathering.epoch, gathering.authors, now - _FRESH_SECONDS)
-        if absent.busy >= self._enough and self._exchange.closed is not None:
+        absent = self._neighbours.absent(gathering.epoch, gathering.authors, now - _FRESH_SECONDS)
+        if len(absent.busy) >= self._enough and self._exchange.closed is not None:
             self._patience_from = now
         elif count < self._minimum and now >= self._opened + 2 * SETTLE_SECONDS:
             self._say(f"{count} of at least {self._minimum} members are here")
         waited = now - self._patience_from
-        busy = absent.busy and waited < self._timing.round_seconds
-        if busy or (absent.silent and waited < self._timing.gather_seconds):
+        busy = waited < self._timing.round_seconds and self._awaited(absent.busy, now)
+        if busy or (waited < self._timing.gather_seconds and self._awaited(absent.silent, now)):
             return True
-        first = self._exchange.closed is None and not 0 < self._expected <= count + len(self.excluded)
-        return first and now < self._started + self._timing.gather_seconds
+        known = count + self._exchange.excluded.vacant
+        first = self._exchange.closed is None and not 0 < self._expected <= known
+        return first and now < self._started + self._timing.gather_seconds and not self._is_quiet(now)
+
+    def _is_quiet(self, now: float) -> bool:
+        """Whether nobody has come for a third of the time that we wait at first, and nobody is further on."""
+        if self._exchange.gathering.digest != self._changed[0]:
+            self._changed = self._exchange.gathering.digest, now
+        return not self._exchange.later() and now >= self._changed[1] + self._timing.gather_seconds / 3
+
+    def _awaited(self, peers: Iterable[PeerId], now: float) -> bool:
+        """Whether one of them has neither gone mute nor let us wait in vain before."""
+        epoch, patience = self._exchange.gathering.epoch, self._patience
+        return any(patience.epochs.trusts(p, epoch) and not patience.is_silent(p, now) for p in peers)
+
+    def _note_who_came(self) -> None:
+        """Of the neighbours, now that the set we gathered is closed."""
+        gathering, peers = self._exchange.gathering, self._neighbours.peers
+        absent = self._neighbours.absent(gathering.epoch, gathering.authors, 0.0)
+        self._patience.epochs.missed(absent.busy | absent.silent, gathering.epoch, len(peers))
+        self._patience.epochs.kept(peer for peer in peers if peer in gathering.authors)
 
     def _closed_elsewhere(self, now: float) -> PresenceSet | None:
         """A roster that our neighbours have closed and that we should take: of a later epoch, or instead of

@@ -18,20 +18,20 @@ from typing import ClassVar, Final, Self, cast
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.canonical import pack
-from p2pfl.gossip.tickets import MAX_TEXT
+from p2pfl.gossip.tickets import MAX_CREDENTIALS_BYTES
 from p2pfl.gossip.wire import DIGEST_BYTES, Limits, Message, Reader, decode_relayed, digest, encode
 
 MAX_ROSTER: Final = 256
 """Most members of an epoch: as many as a manifest can list."""
 MAX_ADDRESSES: Final = 8
 MAX_ADDRESS_BYTES: Final = 256
-MAX_TICKET_BYTES: Final = MAX_TEXT
+MAX_TICKET_BYTES: Final = MAX_CREDENTIALS_BYTES
 MAX_EPOCH: Final = 1 << 40
 """Far beyond use, and rounds (an epoch has at most 100 000) still fit 63 bits."""
 NOTHING: Final = bytes(DIGEST_BYTES)
 """In the place of a digest: of nothing that I know."""
 
-_MAX_PRESENCE_BYTES: Final = 4096
+_MAX_PRESENCE_BYTES: Final = 5632
 _LENGTH_BYTES: Final = 2
 # Both presences of an author who signed two are handed on, as proof.
 _MAX_PRESENCES_BYTES: Final = 2 * MAX_ROSTER * (_LENGTH_BYTES + _MAX_PRESENCE_BYTES)
@@ -43,8 +43,8 @@ class Presence(Message):
 
     ``nonce`` is what I committed to in the epoch before, ``commitment`` (see :func:`commitment_to`) binds me
     to my nonce of the next one. ``previous`` is the digest of the previous epoch's roster as I know it, or
-    :data:`NOTHING`. ``ticket`` is a ticket's text, empty for an author whom the manifest lists: so whoever
-    has the manifest can tell a member from a stranger without ever having met it. An author signs one
+    :data:`NOTHING`. ``ticket`` is the text of the author's credentials, empty if the manifest lists it: so
+    whoever has the manifest can tell a member from a stranger without ever having met it. An author signs one
     presence per epoch; only the addresses may differ between two, and after a restart all but nonce and
     commitment, which must follow from the identity alone.
     """

@@ -100,7 +100,23 @@ class Computed:
     value: object = field(repr=False, compare=False)
 
 
-Event = Received | TimerExpired | PeerFound | PeerLost | Prepared | Contribution | Computed
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Our operator hands in what excludes somebody (:mod:`p2pfl.gossip.exclusions`), checked."""
+
+    ground: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """From the next epoch on we show the members these credentials, as text."""
+
+    ticket: str
+
+
+Event = (
+    Received | TimerExpired | PeerFound | PeerLost | Prepared | Contribution | Computed | Delivered | Renewed
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +177,24 @@ class Contribute:
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """How a round went, as far as this member saw it.
+
+    ``members`` of the drawn ``group`` were in the ``roster`` with this digest, in the attempt that counted or
+    was the last; both are empty if none was agreed. ``settled`` is the digest of the survivors. ``dropped``:
+    who is not in the sum, or was waited for when the round ended, and the phase in which it was missing:
+    *absent* (no connection when the roster was formed), *forming*, *share*, *masked*, *commit* or *reveal*.
+    """
+
+    group: tuple[PeerId, ...] = ()
+    attempt: int = 0
+    members: tuple[PeerId, ...] = ()
+    roster: bytes = b""
+    settled: bytes = b""
+    dropped: tuple[tuple[PeerId, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """The round's sum: ``total`` is over the ring of the round, shape (dim,), over exactly ``survivors``,
     some or all of ``members``.
@@ -172,6 +206,17 @@ class Completed:
     survivors: tuple[PeerId, ...]
     members: tuple[PeerId, ...]
     thresholds: Thresholds
+    course: Course = Course()
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """These survivors of a completed ``round``, ourselves among them, signed the digest of the same sum:
+    their result messages. Once for each round, when no more are to be expected.
+    """
+
+    round: int
+    results: tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +229,7 @@ class Skipped:
     stage: str
     reason: str
     sent_masked: bool
+    course: Course = Course()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +268,7 @@ Effect = (
     | Contribute
     | Compute
     | Completed
+    | Agreed
     | Skipped
     | Evidence
     | Waiting

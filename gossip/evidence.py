@@ -11,8 +11,9 @@ the roster, and with it the one-time keys that the author made for this roster a
 process without them has no place in that roster, and one with them has not forgotten. So everything that
 names a roster counts. Readies and proposals name none, and do not. Of a presence, nonce and commitment count:
 they follow from the identity's key, the federation and the epoch, whatever was forgotten; all else may change
-with a restart. Two vectors in *different* rosters of one round are not evidence either, though no honest
-member sends them: the ledger that prevents it may be an older copy.
+with a restart. Of a succession the successor counts: it is named once, by hand, and the old key is deleted
+then. Two vectors in *different* rosters of one round are not evidence either, though no honest member sends
+them: the ledger that prevents it may be an older copy.
 
 **Members in it** are named by their numbers in the roster, whose digest is signed with them: two sets of
 numbers are two sets of members, whoever they are. The author names itself.
@@ -34,6 +35,7 @@ from p2pfl.crypto.identity import PeerId, parse_peer_id, verify
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.epoch_messages import MAX_TICKET_BYTES, Presence
 from p2pfl.gossip.messages import Bundle, Check, Held, Masked, Part, Pledge, Result, Reveal, Survivors
+from p2pfl.gossip.successions import Succession
 from p2pfl.gossip.wire import Limits, Message, Reader
 
 MAX_STATEMENT_BYTES: Final = (1 << 16) + 128
@@ -54,6 +56,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     kind.message.TAG: kind
     for kind in (
         _Kind(Presence, slice(0, 2), slice(3, 5)),  # federation, epoch; nonce, commitment
+        _Kind(Succession, slice(0, 1), slice(1, 2)),  # federation; successor
         _Kind(Bundle, slice(0, 4), slice(4, None)),  # round, attempt, roster, recipient
         _Kind(Masked, slice(0, 4), slice(4, None)),  # round, attempt, roster, chunk
         _Kind(Pledge, slice(0, 3), slice(3, None)),  # round, attempt, roster
@@ -106,6 +109,16 @@ class Accusation(Message):
     def accused(self) -> PeerId:
         """Who signed both."""
         return _statement(self.messages[0]).author
+
+    @property
+    def against(self) -> PeerId:
+        """The accused."""
+        return self.accused
+
+    @property
+    def why(self) -> str:
+        """What happened, in a clause."""
+        return f"it signed {self.kind}"
 
     @property
     def kind(self) -> str:

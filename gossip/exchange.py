@@ -1,9 +1,10 @@
 """Spreading presences: every node passes on what is new, and asks where digests differ.
 
-New presences go to all neighbours at once (flooding, fast); digests are compared again and again, and a few
-neighbours whose digest differs are asked for all they have (anti-entropy, sure: it heals the loss of any
-message, and partitions). What a neighbour hands on is signed by its authors, so nobody can alter it, only
-withhold it.
+Everybody brings its own presence to all its neighbours, and passes on a new one of somebody else to a few
+of them, others every time (fast, wherever most are connected to most); digests are compared again and
+again, and a few neighbours whose digest differs are asked for all they have (anti-entropy, sure: it reaches
+those who are connected to few, and heals the loss of any message, and partitions). What a neighbour hands
+on is signed by its authors, so nobody can alter it, only withhold it.
 
 A presence shows by itself that its author is a member (:class:`~p2pfl.gossip.tickets.Standing`), so it counts
 with everybody, whoever has a connection to the author. What every node refuses no honest one passes on: a
@@ -11,12 +12,13 @@ presence that nothing admits costs its bringer the connection, and reaches nobod
 that has expired by our clock may be good by our neighbour's; such a presence is ignored, and nobody is to
 blame. Nor is it held against a roster that others have closed: they took it in when it was good.
 
-**Excluded** is who contradicted itself (:mod:`p2pfl.gossip.evidence`). Whoever learns of it shows the proof
-to all its neighbours, once to each, to those who connect later, and again to who brings a presence of the
-accused. So it reaches everybody, and with it the same gathered sets: the accused leaves them. Rosters closed
-before stay as they are, and are taken over with the accused in them; it is just not there any more. As others
-show us proofs of no more than a member each, none twice, and proofs of nothing cost the connection, nobody
-can fill the memory with them.
+**Excluded** is who contradicted itself, was revoked, or left its place to another key
+(:mod:`p2pfl.gossip.exclusions`). Whoever learns of it shows the ground to all its neighbours, once to each,
+to those who connect later, and again to who brings a presence of the excluded. So it reaches everybody, and
+with it the same gathered sets: the excluded leaves them. Rosters closed before stay as they are, and are
+taken over with the excluded in them; it is just not there any more. As others show us grounds against no more
+than a member each, none twice, and grounds that hold nothing cost the connection, nobody can fill the memory
+with them. That a key took the place of another shows in its presences, too.
 
 This holds the sets; when they are opened and closed is for :mod:`p2pfl.gossip.epoch` to say.
 """
@@ -39,9 +41,12 @@ from p2pfl.gossip.epoch_messages import (
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
 from p2pfl.gossip.events import Connect, Effect, Evidence, Send, SetTimer
 from p2pfl.gossip.evidence import Accusation, contradiction
+from p2pfl.gossip.exclusions import Exclusions, Ground, Retirement
 from p2pfl.gossip.neighbours import Neighbours
 from p2pfl.gossip.presences import Added, PresenceSet
-from p2pfl.gossip.tickets import Standing
+from p2pfl.gossip.revocations import Revocation, RevocationError
+from p2pfl.gossip.successions import PREFIX as SUCCESSION
+from p2pfl.gossip.tickets import Standing, TicketError, parse_credentials_untrusted
 
 TIMER_PREFIX: Final = "epoch/"
 TELL_SECONDS: Final = 0.05
@@ -64,8 +69,8 @@ class Exchange:
 
     ``is_member`` says whether a connected peer is admitted, now; ``standing`` what the author of a presence
     with this ticket is. Effects go to ``emit``. ``present`` and ``round`` are told to the neighbours;
-    ``lacking`` is the digest of an earlier roster that is to be fetched. ``accusations`` are those that were
-    known before a restart.
+    ``lacking`` is the digest of an earlier roster that is to be fetched. ``check`` raises RevocationError for
+    a revocation that the manifest does not allow. ``grounds`` are those that were known before a restart.
     """
 
     def __init__(
@@ -76,9 +81,11 @@ class Exchange:
         standing: Callable[[PeerId, str], Standing],
         epoch: int,
         emit: Callable[[Effect], None],
-        accusations: Iterable[Accusation] = (),
+        check: Callable[[Revocation], None],
+        grounds: Iterable[Ground] = (),
     ) -> None:
-        self.excluded = {accusation.accused: accusation for accusation in accusations}
+        # Each shows its own; with another key, it was another author that wrote them down.
+        self.excluded = Exclusions(replace(ground, author=me) for ground in grounds)
         self.neighbours = Neighbours(self._admits)
         self.gathering = PresenceSet(federation, epoch)
         self.closed: PresenceSet | None = None
@@ -86,16 +93,16 @@ class Exchange:
         self.round = 0
         self.lacking: bytes | None = None
         self._federation, self._me, self._emit = federation, me, emit
-        self._is_member, self._standing = is_member, standing
+        self._is_member, self._standing, self._check = is_member, standing, check
         self._archive: dict[bytes, PresenceSet] = {}
         self._offers: dict[bytes, PresenceSet] = {}
         self._ahead: dict[PeerId, Presence] = {}
         self._located: dict[PeerId, tuple[tuple[str, ...], float]] = {}
-        # When each of them was last sent which set, by digest, or which accusation, by accused.
+        # When each of them was last sent which set, by digest, or which ground, by the excluded.
         self._answered: dict[PeerId, dict[bytes | PeerId, float]] = {}
         self._told_at = 0.0
         self._tell_due = False
-        self._turn = 0
+        self._turn = sum(me.encode())  # so that not all of us begin with the same neighbours
 
     # The sets.
 
@@ -141,24 +148,82 @@ class Exchange:
         else:
             self._exclude(self._me, Accusation(self._me, ticket, proof), now)
 
-    def _hear_accusation(self, peer: PeerId, shown: Accusation, now: float) -> None:
-        if self._standing(shown.accused, shown.ticket) is Standing.STRANGER:
-            raise RemoteProtocolError(peer, f"an accusation of {shown.accused}, whom nothing admits")
+    def deliver(self, ground: Ground, now: float) -> None:
+        """Our operator hands in a ground that holds."""
+        self._exclude(self._me, replace(ground, author=self._me), now)
+
+    def _hear_ground(self, peer: PeerId, shown: Ground, now: float) -> None:
+        match shown:
+            case Accusation():
+                stranger, who = self._standing(_holder(shown), shown.ticket), shown.accused
+            case Retirement():
+                stranger, who = self._standing(shown.successor, shown.ticket), shown.successor
+            case Revocation():
+                stranger, who = self._allowed(peer, shown), shown.against
+        if stranger is Standing.STRANGER:
+            raise RemoteProtocolError(peer, f"{_article(shown.TAG)} of {who}, whom nothing admits")
+        if isinstance(shown, Accusation) and self._is_of_no_place(peer, shown, now):
+            return
         self._exclude(peer, replace(shown, author=self._me), now)
 
-    def _exclude(self, source: PeerId, accusation: Accusation, now: float) -> None:
-        accused = accusation.accused
-        if accused in self.excluded or len(self.excluded) >= MAX_ROSTER:
-            return
-        for peer in self.neighbours.peers:  # the accused, too: its operator may know nothing of it
-            if peer != source:
-                self._send(peer, accusation)
-        self.excluded[accused] = accusation
-        self.neighbours.lost(accused)
-        self.gathering.drop(accused)
-        self._ahead.pop(accused, None)
-        self._tell_soon(now)
-        self._emit(Evidence(accused, accusation.kind, (accusation,)))
+    def _is_of_no_place(self, peer: PeerId, shown: Accusation, now: float) -> bool:
+        """Whether the accused has its place of a key that is proved against, as the credentials shown say: a
+        place has any number of such keys, and none of them counts.
+        """
+        if SUCCESSION not in shown.ticket:
+            return False
+        credentials = parse_credentials_untrusted(shown.ticket)  # its standing was found already
+        self._exclude(peer, Retirement(self._me, credentials), now)
+        names = credentials.names(self._federation, _holder(shown))
+        return self.excluded.proof_against(names[names.index(shown.accused) + 1 :]) is not None
+
+    def _allowed(self, peer: PeerId, shown: Revocation) -> Standing:
+        """Who is revoked need not be known to anybody; who revokes must be."""
+        try:
+            self._check(shown)
+        except RevocationError as error:
+            raise RemoteProtocolError(peer, f"a revocation that does not hold: {error.reason}") from None
+        return Standing.MEMBER
+
+    def _exclude(self, source: PeerId, ground: Ground, now: float) -> None:
+        out, conflict = self.excluded.add(ground), self.excluded.conflict(ground)
+        if out is not None:
+            for peer in self.neighbours.peers:  # the excluded, too: its operator may know nothing of it
+                if peer != source:
+                    self._send(peer, ground)
+            for peer in out:
+                self.neighbours.lost(peer)
+                self.gathering.drop(peer)
+                self._ahead.pop(peer, None)
+            self._tell_soon(now)
+            kind = ground.kind if isinstance(ground, Accusation) else ground.why
+            self._emit(Evidence(ground.against, kind, (ground,)))
+        if conflict is not None and isinstance(ground, Retirement):
+            # By these credentials everybody has a place for it, whatever others show of that key.
+            self._exclude(self._me, Accusation(self._me, ground.ticket, conflict), now)
+
+    def _learn_succession(self, peer: PeerId, presence: Presence, now: float) -> None:
+        """Its author shows that it took the place of another key."""
+        if SUCCESSION in presence.ticket:
+            credentials = parse_credentials_untrusted(presence.ticket)  # its standing was found already
+            self._exclude(peer, Retirement(self._me, credentials), now)
+
+    def _knows_place(self, presence: Presence) -> bool:
+        """Whether the keys whose place its author took are kept as replaced: else two could be here in one
+        place.
+        """
+        return SUCCESSION not in presence.ticket or self.excluded.knows(
+            parse_credentials_untrusted(presence.ticket)
+        )
+
+    def _ground_against(self, presence: Presence) -> Ground | None:
+        """Why its author takes part no more, if it does not."""
+        if presence.author in self.excluded:
+            return self.excluded[presence.author]
+        if SUCCESSION not in presence.ticket:
+            return None
+        names = parse_credentials_untrusted(presence.ticket).names(self._federation, presence.author)
+        return self.excluded.proof_against(names)
 
     def _admits(self, peer: PeerId) -> bool:
         return peer not in self.excluded and self._is_member(peer)
@@ -173,8 +238,8 @@ class Exchange:
     def greet(self, peer: PeerId) -> None:
         """There is a connection to ``peer`` now."""
         if self.neighbours.found(peer):
-            for accusation in self.excluded.values():
-                self._send(peer, accusation)
+            for ground in self.excluded.grounds:
+                self._send(peer, ground)
             self._send(peer, self._sync())
             if self.present:
                 for presence in self.gathering.held(self._me):
@@ -186,7 +251,7 @@ class Exchange:
 
     def receive(self, peer: PeerId, message: object, now: float) -> None:
         """Take a message of these; raises RemoteProtocolError for what no honest member would send."""
-        if not isinstance(message, EpochMessage | Accusation):
+        if not isinstance(message, EpochMessage | Ground):
             raise LocalProtocolError(f"no message of an epoch: {type(message).__name__}")
         if not self._admits(peer):
             raise RemoteProtocolError(peer, "not a member of this federation")
@@ -201,8 +266,8 @@ class Exchange:
                 self._answer(peer, message, now)
             case Presences():
                 self._collect(peer, message, now)
-            case Accusation():
-                self._hear_accusation(peer, message, now)
+            case Accusation() | Revocation() | Retirement():
+                self._hear_ground(peer, message, now)
 
     def _judged(self, peer: PeerId, presence: Presence) -> Standing:
         """What the author of a presence that ``peer`` brought is; raises unless it is or was a member."""
@@ -217,11 +282,12 @@ class Exchange:
 
     def _take(self, peer: PeerId, presence: Presence, standing: Standing, now: float) -> None:
         author, leap = presence.author, presence.epoch - self.gathering.epoch
-        if author in self.excluded:
+        self._learn_succession(peer, presence, now)
+        if (ground := self._ground_against(presence)) is not None:
             if leap >= 0 and self._may_answer(peer, author, now):
-                self._send(peer, self.excluded[author])
+                self._send(peer, ground)
             return
-        if standing is not Standing.MEMBER:
+        if standing is not Standing.MEMBER or not self._knows_place(presence):
             return
         self._locate(presence, now)
         if leap == 0:
@@ -239,9 +305,10 @@ class Exchange:
             self.accuse(Evidence(author, "two presences for one epoch", both), now)
         if added in (Added.KNOWN, Added.REFUSED) or author in self.excluded:
             return
-        for other in self.neighbours.peers:
-            if other not in (peer, author):
-                self._send(other, presence)
+        others = [other for other in self.neighbours.peers if other not in (peer, author)]
+        everybody = author == self._me or added is Added.SECOND
+        for other in others if everybody else self._some(others):
+            self._send(other, presence)
         self._tell_soon(now)
 
     def _tell_soon(self, now: float) -> None:
@@ -346,5 +413,19 @@ class Exchange:
             before = closed.digest
         return Sync(self._me, gathering.epoch, gathering.digest, self.present, before, self.round)
 
-    def _send(self, peer: PeerId, message: EpochMessage | Accusation) -> None:
+    def _send(self, peer: PeerId, message: EpochMessage | Ground) -> None:
         self._emit(Send(peer, message))
+
+
+def _holder(shown: Accusation) -> PeerId:
+    """Whose credentials it shows: those of the accused, or of a key that took its place."""
+    try:
+        chain = parse_credentials_untrusted(shown.ticket).successions
+    except TicketError:
+        return shown.accused
+    took_it = any(succession.author == shown.accused for succession in chain)
+    return chain[0].successor if took_it else shown.accused
+
+
+def _article(tag: str) -> str:
+    return f"an {tag}" if tag[0] in "aeiou" else f"a {tag}"

@@ -69,6 +69,7 @@ __all__ = [
     "MAX_COLUMNS",
     "MAX_MEMBERS",
     "MAX_PARAMETERS",
+    "MAX_QUORUM",
     "PARAMETER_LIMIT",
     "Column",
     "ConvolutionalModel",
@@ -102,6 +103,7 @@ FORMAT = 1
 MAX_NOISE_MULTIPLIER: Final = 1e6
 MAX_BYTES = 1 << 20  # four thousand columns fit; a peer cannot make us read more
 MAX_MEMBERS = 256
+MAX_QUORUM = 4  # tickets travel in every presence
 MAX_ROUNDS = 1_000_000
 PARAMETER_LIMIT = 64.0
 MAX_PARAMETER_LIMIT = 1e9
@@ -279,7 +281,8 @@ class TimingSpec:
 class Manifest:
     """The agreement.
 
-    ``issuers`` may admit further members by ticket; ``members`` need none; ``seed`` starts the model.
+    ``issuers`` may admit further members by ticket, ``issuer_quorum`` of them together; ``members`` need
+    none; ``seed`` starts the model.
     """
 
     name: str
@@ -293,6 +296,7 @@ class Manifest:
     timing: TimingSpec
     seed: int = 0
     evaluation: EvaluationSpec = added(EvaluationSpec())  # noqa: RUF009 - a field of a frozen record
+    issuer_quorum: int = added(1)
 
     def __post_init__(self) -> None:
         require_text(self.name, "name")
@@ -306,6 +310,8 @@ class Manifest:
             "issuers",
             "nobody could ever join; name an issuer, or list the members",
         )
+        most = min(MAX_QUORUM, max(1, len(self.issuers)))
+        require_range(self.issuer_quorum, "issuer_quorum", 1, most)
         if not self.issuers:
             few = f"only {len(self.members)} and no issuer; groups.minimum is {self.groups.minimum}"
             require(len(self.members) >= self.groups.minimum, "members", few)

@@ -29,9 +29,9 @@ def enough(colluders: int, voters: int) -> int:
 class Absent:
     """Neighbours who may still join an epoch."""
 
-    busy: int
+    busy: frozenset[PeerId]
     """Have said of late that they are in an epoch before it."""
-    silent: int
+    silent: frozenset[PeerId]
     """All others."""
 
 
@@ -114,21 +114,21 @@ class Neighbours:
         report = self._reports.get(peer)
         return report is not None and report.epoch == epoch + 1 and report.closed != closed
 
-    def waited_for(self, epoch: int, here: frozenset[PeerId], since: float) -> Absent:
+    def absent(self, epoch: int, here: frozenset[PeerId], since: float) -> Absent:
         """Who may still join ``here``, the authors present in ``epoch``; what was said before ``since`` does
         not count.
 
         Those who are ahead of ``epoch`` will not come back and are not waited for.
         """
-        busy = silent = 0
+        busy, silent = set(), set()
         for peer, report in self._reports.items():
             if peer in here or (report is not None and report.epoch > epoch):
                 continue
             if report is not None and self._heard_at[peer] >= since and _at_work(report, epoch):
-                busy += 1
+                busy.add(peer)
             else:
-                silent += 1
-        return Absent(busy, silent)
+                silent.add(peer)
+        return Absent(frozenset(busy), frozenset(silent))
 
     def agree(self, epoch: int, digest: bytes, since: float) -> bool:
         """Whether nobody who gathers for ``epoch`` has said ``since`` then that its presences have another

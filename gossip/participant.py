@@ -20,7 +20,7 @@ connected, follows :func:`enough <p2pfl.gossip.neighbours.enough>` of the neighb
 group stays away while a newcomer waits for the next epoch, or has another roster for ``round_seconds``, the
 epoch ends early: halves of a federation that closed different rosters unite in the next one.
 
-**Excluded.** Who contradicted itself (:mod:`p2pfl.gossip.evidence`) is lost to every round from the moment
+**Excluded.** Who is excluded (:mod:`p2pfl.gossip.exclusions`) is lost to every round from the moment
 we learn of it: what comes over its connection is refused, and a group that it leaves too small ends the epoch
 early after ``round_seconds``. Its vectors that others counted before are still taken from them.
 
@@ -36,6 +36,7 @@ import networkx as nx  # type: ignore[import-untyped]  # ships no type informati
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes
+from p2pfl.gossip.deadlines import OwnTime, Patience, Phase
 from p2pfl.gossip.epoch import Epoch, EpochMachine
 from p2pfl.gossip.epoch_messages import EPOCH_MESSAGES, EpochMessage
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
@@ -45,6 +46,7 @@ from p2pfl.gossip.events import (
     Computed,
     Contribute,
     Contribution,
+    Delivered,
     Effect,
     Event,
     Evidence,
@@ -52,16 +54,18 @@ from p2pfl.gossip.events import (
     PeerLost,
     Prepared,
     Received,
+    Renewed,
     SetTimer,
     Skipped,
     TimerExpired,
     Waiting,
 )
-from p2pfl.gossip.evidence import Accusation
 from p2pfl.gossip.exchange import TIMER_PREFIX
+from p2pfl.gossip.exclusions import GROUNDS, Ground
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.gossip.messages import ROUND_MESSAGES, Message, Proposal, Ready, RoundMessage
 from p2pfl.gossip.presences import Author
+from p2pfl.gossip.revocations import check_revocation
 from p2pfl.gossip.round import RoundMachine
 from p2pfl.gossip.tickets import Standing
 from p2pfl.topologies.graphs import FAMILIES
@@ -70,11 +74,14 @@ from p2pfl.topologies.schedule import Groups, ScheduleError, groups
 MESSAGES: Final[Mapping[str, type[Message]]] = {
     **ROUND_MESSAGES,
     **EPOCH_MESSAGES,
-    Accusation.TAG: Accusation,
+    **GROUNDS,
 }
 """Every message a node takes, by its tag: what a driver decodes with."""
 MAX_AHEAD: Final = 4
 """Rounds ahead of ours whose forming is remembered; of each member the last ready and the last proposal."""
+
+MOST_HURRY: Final = 16
+"""How many rounds before the others a node begins one at most, if it comes too late for those they are in."""
 
 
 @dataclass(slots=True)
@@ -84,7 +91,9 @@ class _Round:
     machine: RoundMachine
     group: tuple[PeerId, ...]
     epoch: Epoch
-    stage: str = ""  # empty: we are not prepared yet
+    begun: float
+    stage: str = ""  # empty: we are not prepared yet, or nobody else is here
+    held: Prepared | None = None  # until the others are here
     asked: bool = False  # for our contribution
     answered: bool = False
 
@@ -113,8 +122,8 @@ class Participant:
             :func:`p2pfl.gossip.tickets.standing`.
         next_round: the first round that we may take part in. It must come after every round for which a
             contribution was ever handed out, before a restart too: one masked vector per member and round.
-        accusations: who was excluded before a restart, and why: the one message of every Evidence that had
-            an :class:`~p2pfl.gossip.evidence.Accusation`.
+        exclusions: who was excluded before a restart, and why: the one message of every Evidence that had
+            a :data:`~p2pfl.gossip.exclusions.Ground`; and of our own key that it took the place of another.
 
     A driver calls :meth:`start` once and then :meth:`handle` for every event. It answers Begin with Prepared
     and Contribute with Contribution when it can; an answer for a round that is over by then is ignored.
@@ -131,10 +140,11 @@ class Participant:
         standing: Callable[[PeerId, str], Standing],
         ticket: str = "",
         next_round: int = 0,
-        accusations: Iterable[Accusation] = (),
+        exclusions: Iterable[Ground] = (),
     ) -> None:
         self._identity, self._me, self._random = identity, identity.peer_id, random
         self._spec, self._timing, self._federation = manifest.groups, manifest.timing, manifest.digest
+        self._time, self._patience = OwnTime(), Patience()
         self._epochs = EpochMachine(
             author=Author(identity, self._federation, addresses, ticket),
             expected=len(manifest.members),
@@ -144,7 +154,9 @@ class Participant:
             is_member=is_member,
             standing=standing,
             epoch=next_round // manifest.timing.epoch_rounds,
-            accusations=accusations,
+            check=lambda shown: check_revocation(shown.lines, manifest, self._federation),
+            grounds=exclusions,
+            patience=self._patience,
         )
         self._excluded = set(self._epochs.excluded)  # as far as the rounds know
         self._noiseless = manifest.privacy.mode == "none"
@@ -154,16 +166,19 @@ class Participant:
         self._group: tuple[PeerId, ...] | None = None  # ours of that round, once drawn
         self._waits_since: float | None = None
         self._announced: int | None = None
+        self._behind = 0  # rounds in a row that went on without us
+        self._ahead = 0  # how many rounds before the others we began the current one
         self._current: _Round | None = None
         self._previous: _Round | None = None
         self._early: dict[tuple[int, PeerId, type[Message]], Ready | Proposal] = {}
+        self._punctual: set[PeerId] = set()  # who of our group was heard to be ready in this round
         self._said = ""
         self._out: list[Effect] = []
 
     def start(self, now: float) -> list[Effect]:
         """Find out who is there."""
-        self._out += self._epochs.start(now)
-        return self._settle(now)
+        self._out += self._epochs.start(self._time.look(now))
+        return self._timed(self._settle(now))
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event at ``now`` and say what is to be done.
@@ -172,18 +187,32 @@ class Participant:
             RemoteProtocolError: the peer broke the protocol; nothing else has changed.
             LocalProtocolError: the driver did.
         """
+        own = self._time.look(now)
+        again = self._time.is_early(event, own)
+        return self._timed([again] if again is not None else self._take(event, own))
+
+    def _timed(self, effects: Iterable[Effect]) -> list[Effect]:
+        return [self._time.set(effect) for effect in effects]
+
+    def _take(self, event: Event, now: float) -> list[Effect]:
+        """An event, ``now`` being the time that we were awake for."""
+        if isinstance(event, Received) and event.peer in self._epochs.connected:
+            self._patience.heard(event.peer, now)
         match event:
             case Received(peer) if peer in self._excluded:
-                raise RemoteProtocolError(peer, "excluded: it signed two messages that contradict each other")
+                raise RemoteProtocolError(peer, "excluded from this federation")
             case PeerFound(peer) if peer in self._excluded:
                 pass
             case Received(_, message) if isinstance(message, RoundMessage):
                 self._receive(event, message, now)
-            case Received(_, message) if isinstance(message, EpochMessage | Accusation):
+            case Received(_, message) if isinstance(message, EpochMessage | Ground):
+                self._out += self._epochs.handle(event, now)
+            case Delivered() | Renewed():
                 self._out += self._epochs.handle(event, now)
             case TimerExpired(key) if key.startswith(TIMER_PREFIX):
                 self._out += self._epochs.handle(event, now)
-            case PeerFound() | PeerLost():
+            case PeerFound(peer) | PeerLost(peer):
+                self._patience.connected(peer, isinstance(event, PeerFound), now)
                 self._out += self._epochs.handle(event, now)
                 self._drive(event, now)
             case TimerExpired():
@@ -213,6 +242,8 @@ class Participant:
     # Events.
 
     def _receive(self, event: Received, message: RoundMessage, now: float) -> None:
+        if isinstance(message, Ready) and event.peer == message.author:
+            self._note(message, now)
         for known in (self._current, self._previous):
             if known is not None and known.stage and known.number == message.round:
                 if known.concerns(message):
@@ -225,17 +256,34 @@ class Participant:
             if newer and event.peer == message.author and event.peer in self._epochs.connected:
                 self._early[key] = message
 
+    def _note(self, ready: Ready, now: float) -> None:
+        """How long its author took, once for each round."""
+        current, peer = self._current, ready.author
+        if current is not None and current.concerns(ready) and peer not in self._punctual:
+            self._punctual.add(peer)
+            self._patience.durations.took(Phase.READY, peer, now - current.begun)
+
     def _answer(self, event: Prepared | Contribution, now: float) -> None:
         current = self._current
         if current is None or current.number != event.round:
             return  # that round is over
         if isinstance(event, Prepared):
-            current.stage = event.stage
-            self._pass(current, event, now)
-            self._catch_up(current, now)
+            current.held = event
+            self._out.append(SetTimer(f"participant/{event.round}/held", self._held_until(current)))
         else:
             current.answered = True
             self._pass(current, event, now)
+
+    def _held_until(self, current: _Round) -> float:
+        return current.begun + (self._timing.round_seconds if self._ahead else 0.0)
+
+    def _prepare(self, current: _Round, prepared: Prepared, now: float) -> None:
+        """We are prepared, and so is the time: others are in this round, or we have not hurried ahead."""
+        if self._ahead:
+            current.begun = now
+        current.held, current.stage = None, prepared.stage
+        self._pass(current, prepared, now)
+        self._catch_up(current, now)
 
     def _catch_up(self, current: _Round, now: float) -> None:
         """Hand over what came before we were prepared: readies first, proposals need them."""
@@ -265,6 +313,9 @@ class Participant:
             if isinstance(effect, Contribute):
                 to.asked = self._epochs.committed = True
             elif outcome:
+                self._ahead = 0
+                if isinstance(effect, Completed):
+                    self._behind = max(0, self._behind - 1)
                 self._end()
 
     # From round to round.
@@ -292,12 +343,32 @@ class Participant:
         elif self._next >= (self._epoch.number + 1) * self._timing.epoch_rounds:
             self._leave(now)
         elif self._current is not None:
-            if not self._left_behind(self._current):
-                return False
-            self._give_up(self._current, "the others went on without us")
+            return self._go_on(self._current, now)
         else:
             return self._begin(now)
         return True
+
+    def _go_on(self, current: _Round, now: float) -> bool:
+        """Take up the current round, or leave it to the others, if it is time; whether it was."""
+        if self._left_behind(current):
+            self._give_up(current, "the others went on without us")
+            self._hurry(current)
+            return True
+        if current.held is None:
+            return False
+        if self._epochs.reached() < current.number and now < self._held_until(current):
+            return False
+        self._prepare(current, current.held, now)
+        return True
+
+    def _hurry(self, left: _Round) -> None:
+        """After we were left behind again and again, aim at a round that the others have yet to begin."""
+        self._behind = min(self._behind + 1, MOST_HURRY)
+        self._ahead = 0
+        if self._behind > 1 and not self._same_state(left.group, left.epoch):
+            self._ahead = min(1 << (self._behind - 2), MOST_HURRY)
+            end = (left.epoch.number + 1) * self._timing.epoch_rounds
+            self._go_to(max(self._next, min(self._epochs.reached() + self._ahead, end)))
 
     def _enter(self, epoch: Epoch | None) -> None:
         """Another epoch, or none."""
@@ -324,12 +395,15 @@ class Participant:
         """The current round is over, one way or another."""
         assert self._current is not None
         if self._current.asked:
+            if self._previous is not None:
+                self._out += self._previous.machine.conclude()
             self._previous = self._current
         self._current, self._epochs.committed = None, False
         self._go_to(self._next + 1)
 
     def _give_up(self, current: _Round, reason: str) -> None:
-        self._out.append(Skipped(current.number, current.stage, reason, current.answered))
+        how = (current.stage, reason, current.answered, current.machine.course)
+        self._out.append(Skipped(current.number, *how))
         self._end()
 
     def _left_behind(self, current: _Round) -> bool:
@@ -351,17 +425,24 @@ class Participant:
         if self._gone(group, self._next):
             self._go_to(self._next + 1)
             return True
-        here = {peer for peer in group if peer == self._me or peer in self._epochs.connected}
+        connected = {peer for peer in group if peer == self._me or peer in self._epochs.connected}
+        here = {peer for peer in connected if not self._patience.is_silent(peer, now)}
         astray = {peer for peer in here if self._epochs.elsewhere(peer)}
         if len(here - astray) < self._spec.minimum:
             return self._wait(len(here - astray), lost=astray | (self._excluded & set(group)), now=now)
         self._said = ""
-        machine = self._machine(self._epoch, group, lost=set(group) - here)
-        self._current = _Round(machine, group, self._epoch)
+        machine = self._machine(self._epoch, group, set(group) - connected, now)
+        self._current = _Round(machine, group, self._epoch, now)
         self._out.append(Begin(self._next, group))
+        self._punctual.clear()
+        for early in self._early.values():
+            if isinstance(early, Ready):
+                self._note(early, now)
         return True
 
-    def _machine(self, epoch: Epoch, group: tuple[PeerId, ...], lost: set[PeerId]) -> RoundMachine:
+    def _machine(
+        self, epoch: Epoch, group: tuple[PeerId, ...], lost: set[PeerId], now: float
+    ) -> RoundMachine:
         return RoundMachine(
             identity=self._identity,
             federation=self._federation,
@@ -372,10 +453,16 @@ class Participant:
             colluders=self._spec.colluders,
             timing=self._timing,
             random=self._random,
-            # Groups of several in one epoch each go on from a model of their own.
-            same_state=self._noiseless and len(group) == len(epoch.roster),
+            same_state=self._same_state(group, epoch),
             lost=lost,
+            patience=self._patience,
+            begun=now,
+            round_of=self._epochs.round_of,
         )
+
+    def _same_state(self, group: tuple[PeerId, ...], epoch: Epoch) -> bool:
+        """Groups of several in one epoch each go on from a model of their own."""
+        return self._noiseless and len(group) == len(epoch.roster)
 
     def _wait(self, here: int, lost: set[PeerId], now: float) -> bool:
         """No round for us now: go on if others did, or end the epoch early if that may help, since ``lost``

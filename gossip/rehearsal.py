@@ -14,7 +14,16 @@ from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes, seeded_random
 from p2pfl.crypto.ring import RING_32, Ring
 from p2pfl.gossip.chunks import Chunks
-from p2pfl.gossip.events import Completed, Contribute, Contribution, Effect, Evidence, Prepared, Skipped
+from p2pfl.gossip.events import (
+    Agreed,
+    Completed,
+    Contribute,
+    Contribution,
+    Effect,
+    Evidence,
+    Prepared,
+    Skipped,
+)
 from p2pfl.gossip.messages import ROUND_MESSAGES, Masked, Pledge
 from p2pfl.gossip.round import RoundMachine
 from p2pfl.gossip.simulation import Codec, Link, Machine, SimNetwork
@@ -80,6 +89,7 @@ class Rehearsal:
         self.ended: dict[PeerId, Completed | Skipped] = {}
         self.ended_at: dict[PeerId, float] = {}
         self.contributed: list[PeerId] = []
+        self.agreed: dict[PeerId, Agreed] = {}
         self.evidence: list[tuple[PeerId, Evidence]] = []
         """Who holds evidence, and which."""
         self._minimum, self._colluders, self._suite, self._seed = minimum, colluders, suite, seed
@@ -160,6 +170,8 @@ class Rehearsal:
                 self.ended[peer], self.ended_at[peer] = effect, net.now
             case Evidence():
                 self.evidence.append((peer, effect))
+            case Agreed():
+                self.agreed[peer] = effect
             case _:
                 raise AssertionError(f"no effect of a round: {effect}")
 

@@ -11,12 +11,13 @@ everything from *share* on is :mod:`p2pfl.gossip.secure_sum`::
     forming  Everybody sends everybody a Ready: fresh one-time public keys, a commitment to a fresh self-mask
              seed, and what it is ready for (stage and dim). The *convener*, the first in drawn order that is
              there, puts the readies of its own stage into a Proposal, once it has one of everybody who is
-             there or when ``ready_seconds`` have passed. If it is silent, the next one does, and every
-             further attempt begins with another one.
+             awaited or when patience ends. If it is silent, the next one does, and every further attempt
+             begins with another one.
              A member accepts the first proposal that contains its own ready, leaves out nobody whose ready
-             it holds, and is not too small. One that leaves out somebody who is there but has not been
-             heard is accepted only after ``ready_seconds``. Readies are signed, so nothing in a proposal
-             needs to be believed, and conveners with the same readies propose the same roster.
+             it holds, and is not too small. One that leaves out somebody who is awaited but has not been
+             heard is accepted only when patience ends, or if others have begun with it. Readies are signed,
+             so nothing in a proposal needs to be believed, and conveners with the same readies propose the
+             same roster. Whoever says nothing once there is one is shown it by all.
              Ends: with a roster, or with a refusal, which raises the attempt.
 
 **What is summed together.** Readies of one stage and dim; with ``same_state`` of one state digest too.
@@ -30,6 +31,9 @@ may still go back, follows: after its own ack, by which others may go on, only w
 passed and they did not, or more than c members call. There are
 :data:`~p2pfl.gossip.messages.MAX_ATTEMPTS`; a member that runs out of them skips the round.
 
+**Waiting.** The times of the manifest are upper bounds. Whom a member waits for, how long, and whom it lets
+others leave out because it has seen them silent, is said in :mod:`p2pfl.gossip.attendance`.
+
 **Who learns what.** Forming shows the group who is ready for what, and from which model state; a convener
 can delay an attempt, but neither choose the members nor learn more than any other.
 
@@ -42,17 +46,22 @@ that it has sent masked data, but not across a restart.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from enum import Enum, auto
 from itertools import count
 from typing import Protocol, TypeVar
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes
+from p2pfl.gossip.attendance import Attendance
 from p2pfl.gossip.chunks import Chunks
+from p2pfl.gossip.deadlines import Patience
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
 from p2pfl.gossip.events import (
+    Completed,
     Computed,
     Contribution,
+    Course,
     Effect,
     Event,
     Evidence,
@@ -71,7 +80,9 @@ from p2pfl.gossip.messages import (
     MAX_MEMBERS,
     Ack,
     Bundle,
+    Masked,
     Message,
+    Pledge,
     Proposal,
     Ready,
     RoundMessage,
@@ -108,9 +119,12 @@ class RoundMachine:
         minimum: fewest members of a roster; what ``colluders`` demands may be more.
         same_state: sum only with members that start from the same model (see above).
         cut: how vectors are cut, by dim, members and bytes of an element; the same for everybody.
-        timing: deadlines, all counted from when this member enters a phase.
+        timing: longest deadlines, all counted from when this member enters a phase.
         random: source of all secrets.
         lost: members to which there is no connection now.
+        patience: what is known of the members from earlier rounds; nothing by default.
+        begun: when the round began for us, on the clock of ``now``; None: when we are prepared.
+        round_of: the round that a member says it is in, or −1.
     """
 
     def __init__(
@@ -129,6 +143,9 @@ class RoundMachine:
         suite: Suite = SUITE,
         cut: Callable[[int, int, int], Chunks] = Chunks.of,
         lost: Collection[PeerId] = (),
+        patience: Patience | None = None,
+        begun: float | None = None,
+        round_of: Callable[[PeerId], int] = lambda peer: -1,
     ) -> None:
         if len(set(group)) != len(group) or identity.peer_id not in group or len(group) > MAX_MEMBERS:
             raise LocalProtocolError(f"no group to take part in: {list(group)}")
@@ -141,10 +158,14 @@ class RoundMachine:
         self._timing, self._random, self._suite, self._cut = timing, random, suite, cut
         self._same_state = same_state
         self._lost = set(lost) - {self._me}
+        self._attendance = Attendance(
+            patience or Patience(), round, self._me, self._others, self._minimum, timing, begun, round_of
+        )
         self._prepared: Prepared | None = None
         self._ends_at = float("inf")
         self._finished = self._skipped = False
         self._sum: SecureSum | None = None
+        self._left_out: tuple[tuple[PeerId, str], ...] = ()  # of the roster
         self._out: list[Effect] = []
         self._attempt = 0
         self._forget()
@@ -176,7 +197,26 @@ class RoundMachine:
             case _:
                 raise LocalProtocolError(f"no event of a round: {type(event).__name__}")
         self._advance(now)
+        if self._finished and self._sum is not None:
+            self._out.extend(self._sum.agreed())
         return self._out
+
+    def conclude(self) -> list[Effect]:
+        """Nothing more is handed to this machine: say who agreed on the sum, if that was not said."""
+        return [] if self._sum is None else self._sum.agreed(last_chance=True)
+
+    @property
+    def course(self) -> Course:
+        """How the round has gone."""
+        if self._sum is None:
+            missing = (peer for peer in self._others if peer not in self._readies)
+            return Course(self._group, self._attempt, dropped=tuple(map(self._unready, missing)))
+        roster = self._sum.roster
+        dropped = (*self._left_out, *self._sum.missing())
+        return Course(self._group, self._attempt, roster.members, roster.digest, self._sum.settled, dropped)
+
+    def _unready(self, peer: PeerId) -> tuple[PeerId, str]:
+        return peer, "absent" if peer in self._lost else "forming"
 
     # Events.
 
@@ -184,12 +224,10 @@ class RoundMachine:
         if self._prepared is not None or event.round != self.round or event.dim < 1:
             raise LocalProtocolError(f"round {self.round} cannot begin with {event}")
         self._prepared = event
+        self._attendance.prepared(now)
         self._ends_at = now + self._timing.round_seconds
         self._out.append(SetTimer(f"round/{self.round}/end", self._ends_at))
-        if self._proposals:
-            self._raise(now)  # they were made without us; only another attempt can have us
-        else:
-            self._announce(now)
+        self._announce(now)
 
     def _contribute(self, event: Contribution, now: float) -> None:
         if event.round != self.round or self._prepared is None:
@@ -228,10 +266,12 @@ class RoundMachine:
         if message.attempt > self._attempt:
             if self._committed:
                 return
-            if self._sum is not None and self._sum.acked and message.author in self._sum.roster.members:
+            if self._sum is not None and (self._sum.acked or message.author not in self._sum.roster.members):
                 self._hear_call(message, now)
                 return
             self._enter(message.attempt, now)
+        if message.author == peer:
+            self._attendance.spoke(peer)
         self._store(message, now)
 
     def _store(self, message: RoundMessage, now: float) -> None:
@@ -248,10 +288,18 @@ class RoundMachine:
     def _pass_on(self, sum_: SecureSum, message: SumMessage, now: float) -> None:
         if message.roster == sum_.roster.digest:
             self._emit(sum_.receive(message, now))
+            self._note(message, sum_, now)
         elif isinstance(message, Bundle | Ack) and not sum_.committed:
             self._emit(sum_.shown_elsewhere(message.author, now))
             if sum_.failure is not None:
                 self._raise(now)
+
+    def _note(self, message: SumMessage, sum_: SecureSum, now: float) -> None:
+        """How long its author took."""
+        if isinstance(message, Bundle):
+            self._attendance.dealt(message.author, now)
+        elif isinstance(message, Pledge if sum_.scattered else Masked):
+            self._attendance.masked(message.author, now)
 
     # Attempts.
 
@@ -270,7 +318,8 @@ class RoundMachine:
         self._follow_at = float("inf")
         self._sent: dict[PeerId, list[Message]] = {}
         self._timers: set[str] = set()
-        self._patient_until = float("inf")
+        self._agreed: tuple[Ready, ...] = ()  # of the roster
+        self._remind_at = float("inf")
 
     def _raise(self, now: float) -> None:
         self._enter(self._attempt + 1, now)
@@ -280,6 +329,8 @@ class RoundMachine:
         if attempt >= MAX_ATTEMPTS:
             self._skip(f"no group could be formed in {MAX_ATTEMPTS} attempts")
             return
+        if self._sum is not None:
+            self._attendance.unshared(self._sum.roster.members, self._lost, now)
         self._forget()
         self._attempt = attempt
         if self._prepared is not None:
@@ -322,8 +373,8 @@ class RoundMachine:
             self._prepared.spent,
         )
         self._readies[self._me] = ready = signed(self._identity, ready)
-        self._patient_until = now + self._timing.ready_seconds
-        self._timer("patience", self._patient_until)
+        self._attendance.call(self._attempt, now)
+        self._timer("patience", self._attendance.patient_until)
         self._emit(Send(peer, ready) for peer in self._others)
 
     def _advance(self, now: float) -> None:
@@ -332,6 +383,7 @@ class RoundMachine:
             attempt = self._attempt
             if self._sum is not None and self._sum.completed:
                 self._finished, self._secrets = True, None
+                self._attendance.summed(self._sum.survivors, self._sum.unmasked(now), self._lost)
             elif now >= self._ends_at:
                 phase = "forming a group" if self._sum is None else self._sum.phase
                 self._skip(f"the round ended while {phase}")
@@ -344,19 +396,33 @@ class RoundMachine:
 
     def _drive(self, sum_: SecureSum, now: float) -> None:
         self._emit(sum_.wake(now))
+        if sum_.committed:
+            self._attendance.committed(now)
+        if now >= self._remind_at and not sum_.committed:
+            self._remind(sum_.roster.members)
         if now >= self._follow_at and not sum_.committed:
             self._follow(now)
         elif sum_.failure is not None and sum_.committed:
+            self._attendance.summed((), sum_.unmasked(now), self._lost)
             self._skip(sum_.failure)
         elif sum_.failure is not None:
             self._raise(now)
 
+    def _remind(self, members: Collection[PeerId]) -> None:
+        """Show the roster to those who have said nothing since: its convener may not have."""
+        self._remind_at = float("inf")
+        silent = self._attendance.unheard(members, self._lost)
+        if silent:
+            proposal = signed(self._identity, Proposal(self._me, self.round, self._attempt, self._agreed))
+            self._emit(Send(peer, proposal) for peer in silent)
+
     def _skip(self, reason: str) -> None:
         assert self._prepared is not None
         sent_masked = self._sum is not None and self._sum.sent_masked
+        course = self.course
         self._finished = self._skipped = True
         self._forget()
-        self._out.append(Skipped(self.round, self._prepared.stage, reason, sent_masked))
+        self._out.append(Skipped(self.round, self._prepared.stage, reason, sent_masked, course))
 
     # Forming.
 
@@ -377,31 +443,56 @@ class RoundMachine:
         ours = self._readies[self._me]
         if not self._same_purpose(proposal.readies[0], ours):
             return _Verdict.WAIT  # theirs is another sum
+        chosen = {ready.author for ready in proposal.readies}
+        late = self._attempt == 0 and self._me not in chosen and len(chosen) >= self._minimum
+        if late and now < self._attendance.patient_until:
+            return (
+                _Verdict.WAIT
+            )  # who has our ready refuses it; if nobody does, we would only spoil their sum
         if ours not in proposal.readies or len(proposal.readies) < self._minimum:
             return _Verdict.REFUSE
-        chosen = {ready.author for ready in proposal.readies}
-        left_out = [peer for peer in self._group if peer not in chosen and peer not in self._lost]
-        if any(self._same_purpose(self._readies[peer], ours) for peer in left_out if peer in self._readies):
+        left_out = {peer for peer in self._group if peer not in chosen and peer not in self._lost}
+        ready = (left_out & self._readies.keys()) - self._attendance.dispensable(to_others=False)
+        unfair = any(self._same_purpose(self._readies[peer], ours) for peer in ready)
+        if unfair and self._attempt < MAX_ATTEMPTS - 1:
             return _Verdict.REFUSE
-        if now < self._patient_until and any(peer not in self._readies for peer in left_out):
+        awaited = (left_out - self._readies.keys()) & self._attendance.awaited(self._lost, now)
+        if not (unfair or awaited) or self._begun_by_others(proposal):
+            return _Verdict.ACCEPT
+        if now < self._attendance.patient_until:
             return _Verdict.WAIT
-        return _Verdict.ACCEPT
+        return _Verdict.REFUSE if unfair else _Verdict.ACCEPT
+
+    def _begun_by_others(self, proposal: Proposal) -> bool:
+        """Whether more than may lie have begun with this roster, and wait for nobody else."""
+        roster = Roster.of(proposal.readies, self._colluders).digest
+        early = self._early.items()
+        dealt = {author for (_, author), kept in early if any(each.roster == roster for each in kept)}
+        proposed = {peer for peer, other in self._proposals.items() if other.readies == proposal.readies}
+        return len(dealt | proposed) > self._colluders
 
     def _propose(self, now: float) -> None:
-        ours = self._readies[self._me]
+        ours, attendance = self._readies[self._me], self._attendance
+        awaited = attendance.awaited(self._lost, now)
+        missing = awaited - self._readies.keys()
+        for at in attendance.look_again(missing, now):
+            self._timer(f"awaited/{at}", at)
         present = [peer for peer in self._group if peer not in self._lost]
-        heard = all(peer in self._readies for peer in present)
-        # Another convener for every attempt: one that spoils the first does not spoil them all.
-        before = (present.index(self._me) - self._attempt) % len(present)
-        turn = self._patient_until + before * self._timing.ready_seconds / (2 * len(self._group))
-        self._timer(f"turn/{before}", turn)
         readies = [self._readies[peer] for peer in present if peer in self._readies]
-        fitting = tuple(ready for ready in readies if self._same_purpose(ready, ours))
-        if len(fitting) >= self._minimum and ((heard and before == 0) or now >= turn):
-            proposal = signed(self._identity, Proposal(self._me, self.round, self._attempt, fitting))
+        fitting = [ready for ready in readies if self._same_purpose(ready, ours)]
+        dispensable = attendance.dispensable(to_others=True)
+        chosen = tuple(ready for ready in fitting if ready.author not in dispensable)
+        # Another convener for every attempt: one that spoils the first does not spoil them all.
+        order = [peer for peer in present if peer == self._me or peer in awaited]
+        before = (order.index(self._me) - self._attempt) % len(order)
+        turn = attendance.patient_until + before * attendance.turn_seconds
+        self._timer(f"turn/{before}", turn)
+        if len(fitting) >= self._minimum and ((not missing and before == 0) or now >= turn):
+            readies_ = chosen if len(chosen) >= self._minimum else tuple(fitting)
+            proposal = signed(self._identity, Proposal(self._me, self.round, self._attempt, readies_))
             self._emit(Send(peer, proposal) for peer in self._others)
-            self._begin(fitting, now)
-        elif len(fitting) < self._minimum and heard and now >= turn:
+            self._begin(readies_, now)
+        elif len(fitting) < self._minimum and not missing and now >= turn:
             self._skip(f"{len(fitting)} members are ready where at least {self._minimum} are needed")
 
     def _begin(self, readies: tuple[Ready, ...], now: float) -> None:
@@ -409,15 +500,22 @@ class RoundMachine:
         assert self._secrets is not None
         assert self._prepared is not None
         roster, ring = Roster.of(readies, self._colluders), self._prepared.ring
+        chunks, attendance = self._cut(roster.dim, len(readies), ring.bytes), self._attendance
         seat = Seat(
             roster,
             self._identity,
             self._lost,
-            self._timing.phase_seconds,
+            attendance.phase_seconds(scattered=chunks.scattered),
             ring,
-            self._cut(roster.dim, len(readies), ring.bytes),
+            chunks,
             f"round/{self.round}/{self._attempt}/",
+            share_seconds=attendance.share_seconds,
         )
+        attendance.agreed(roster.members, self._readies.keys(), self._lost, now)
+        self._agreed, self._remind_at = readies, attendance.remind_at
+        self._timer("remind", self._remind_at)
+        left_out = (peer for peer in self._others if peer not in roster.members)
+        self._left_out = tuple(map(self._unready, left_out))
         self._sum = sum_ = SecureSum(seat, self._secrets, self._random, self._suite)
         early = [message for messages in self._early.values() for message in messages]
         self._early.clear()
@@ -425,6 +523,7 @@ class RoundMachine:
         for message in early:
             if self._sum is not sum_:
                 return
+            self._attendance.spoke(message.author)
             try:
                 self._pass_on(sum_, message, now)
             except RemoteProtocolError as error:  # not the doing of whoever we hear from right now
@@ -464,7 +563,7 @@ class RoundMachine:
         again.
         """
         for effect in effects:
-            self._out.append(effect)
+            self._out.append(replace(effect, course=self.course) if isinstance(effect, Completed) else effect)
             if isinstance(effect, Send):
                 self._sent.setdefault(effect.peer, []).append(effect.message)
 

@@ -20,7 +20,8 @@ class Seat:
     """The place of ``identity`` in ``roster``.
 
     ``lost``: peers without a connection, kept up to date by the owner. ``timer_prefix`` begins the keys of
-    all timers and computations.
+    all timers and computations. ``phase_seconds`` is how long a phase may last; ``share_seconds`` is that of
+    the first one.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class Seat:
         ring: Ring,
         chunks: Chunks,
         timer_prefix: str,
+        share_seconds: float | None = None,
     ) -> None:
         self.roster, self.lost, self.phase_seconds = roster, lost, phase_seconds
+        self.share_seconds = phase_seconds if share_seconds is None else share_seconds
         self.members = roster.members
         """In drawn order."""
         self.ring, self.chunks = ring, chunks

@@ -51,7 +51,7 @@ from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.gossip.broadcast import Broadcast, Choice
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
-from p2pfl.gossip.events import Completed, Contribute, Effect, Values
+from p2pfl.gossip.events import Agreed, Completed, Contribute, Effect, Values
 from p2pfl.gossip.masking import HeldShares, Masker, Masking, Secrets
 from p2pfl.gossip.messages import (
     Ack,
@@ -111,6 +111,7 @@ class SecureSum:
         self._reveals_tried = 0
         self._computing = False
         self._results: dict[PeerId, Result] = {}
+        self._told_agreed = False
 
     # Called by the owner.
 
@@ -118,8 +119,8 @@ class SecureSum:
         """Deal the shares of our two secrets."""
         seat = self._seat
         # Whoever lacks a bundle says so before the others would go on without it.
-        self._deal_until = now + 3 / 4 * seat.phase_seconds
-        self._share_until = now + seat.phase_seconds
+        self._deal_until = now + 3 / 4 * seat.share_seconds
+        self._share_until = now + seat.share_seconds
         seat.timer("deal", self._deal_until)
         seat.timer("share", self._share_until)
         self._shares[self._me], sealed = self._masking.deal(self._random)
@@ -208,6 +209,56 @@ class SecureSum:
         if not self.sent_masked:
             return "preparing our own contribution"
         return self._exchange.phase if self._settled is None else "revealing shares"
+
+    @property
+    def settled(self) -> bytes:
+        """The digest of the survivors; empty until they are settled."""
+        return self._settled_mark
+
+    @property
+    def scattered(self) -> bool:
+        """Whether vectors are exchanged in chunks."""
+        return self._seat.chunks.scattered
+
+    @property
+    def survivors(self) -> tuple[PeerId, ...]:
+        """Whose vectors are in the sum; nobody until that is settled."""
+        return () if self._settled is None else tuple(self._seat.marks(self._settled[0]))
+
+    def unmasked(self, now: float) -> tuple[PeerId, ...]:
+        """Whose vectors are missing when the sum is done, or the time for them is over."""
+        if not self.completed and now < self._masked_until:
+            return ()
+        return tuple(p for p in self._seat.members if p != self._me and p not in self._contributors)
+
+    def missing(self) -> tuple[tuple[PeerId, str], ...]:
+        """The members that are not in the sum, or keep it waiting, each with the phase it is missing in."""
+        others = [peer for peer in self._seat.members if peer != self._me]
+        if not self.committed:
+            return tuple((peer, "share") for peer in others if peer not in self._acks)
+        if self._settled is None:
+            silent = [(peer, "masked") for peer in others if peer not in self._contributors]
+            late = (peer for peer in others if peer in self._contributors and peer not in self._ballots)
+            return (*silent, *((peer, "commit") for peer in late))
+        chosen = self._seat.marks(self._settled[0])
+        gone = (peer for peer in chosen if peer in self._seat.lost and peer not in self._reveals)
+        return (
+            *((peer, "masked") for peer in others if peer not in chosen),
+            *((peer, "reveal") for peer in gone),
+        )
+
+    def agreed(self, *, last_chance: bool = False) -> list[Effect]:
+        """Say who signed our sum, once every survivor that is here has, or at the ``last_chance``."""
+        ours = self._results.get(self._me)
+        if self._told_agreed or ours is None or self._settled is None:
+            return []
+        chosen = self._seat.marks(self._settled[0])
+        if not last_chance and any(p not in self._results for p in chosen if p not in self._seat.lost):
+            return []
+        self._told_agreed = True
+        known = [self._results[peer] for peer in chosen if peer in self._results]
+        alike = [one for one in known if (one.survivors, one.digest) == (ours.survivors, ours.digest)]
+        return [Agreed(self.roster.round, tuple(alike))]
 
     # What arrives is checked and stored.
 

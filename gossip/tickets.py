@@ -1,5 +1,9 @@
 """Tickets: an issuer named in the manifest states that a peer may join one federation until a date.
 
+A manifest may ask for several issuers (``issuer_quorum``): then a peer needs a ticket of each of so many, and
+is admitted until the first of them expires. What a peer shows of itself, tickets and how it came by the place
+of an earlier key (:mod:`p2pfl.gossip.successions`), are its :class:`Credentials`.
+
 A ticket is not a secret: it names the one peer id that it admits, and only that peer's key can use it. Its
 text form carries a prefix, so that a ticket in a key's place, or a key in a ticket's, is recognised and
 refused instead of used or published.
@@ -15,6 +19,8 @@ bring new ones.
 
 import base64
 import binascii
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NoReturn
@@ -22,11 +28,15 @@ from typing import NoReturn
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import Identity, PeerId, holds_secret_key, parse_peer_id, verify
 from p2pfl.gossip.canonical import pack, unpack_untrusted
-from p2pfl.gossip.manifest import Manifest
+from p2pfl.gossip.manifest import MAX_QUORUM, Manifest
 from p2pfl.gossip.records import shown
+from p2pfl.gossip.successions import MAX_SUCCESSIONS, Succession, parse_succession_untrusted
+from p2pfl.gossip.successions import PREFIX as SUCCESSION_PREFIX
 
 PREFIX = "p2pfl-ticket-v1:"
-MAX_TEXT = 1024  # a ticket has about 370 characters
+MAX_TEXT = 1024  # a ticket has about 310 characters
+MAX_CREDENTIALS_BYTES = 2560
+"""Of all that a peer shows: the most tickets that a quorum asks for, and the most successions."""
 MAX_SKEW_SECONDS = 300.0
 """How far the clocks of two nodes may differ without harm."""
 _LATEST = 1 << 40  # seconds since 1970; some 35 000 years from now, and well inside every integer type
@@ -85,53 +95,147 @@ def issue(identity: Identity, *, federation: bytes, peer: PeerId, expires: int) 
 
 
 def check(ticket: Ticket, manifest: Manifest, now: float, *, peer: PeerId) -> None:
-    """Return if ``ticket`` admits ``peer`` to the federation of ``manifest`` at ``now`` (seconds since 1970).
+    """Return if ``ticket`` is one of those that admit ``peer`` to the federation of ``manifest`` at ``now``
+    (seconds since 1970).
 
     Raises TicketError with the one reason that its holder can act on.
     """
     check_holder(ticket, manifest.digest, now, peer=peer)
-    if ticket.issuer not in manifest.issuers:
-        raise TicketError(f"its issuer {ticket.issuer} is not named in this federation's manifest")
+    _check_issuer(ticket, manifest)
 
 
 def check_holder(ticket: Ticket, federation: bytes, now: float, *, peer: PeerId) -> None:
     """All of :func:`check` that a newcomer, who has no manifest yet, can check of its own ticket."""
+    _check_signed(ticket, federation, [peer])
+    _check_date(ticket.expires, now)
+
+
+def _check_signed(ticket: Ticket, federation: bytes, names: Sequence[PeerId]) -> None:
     if ticket.federation != federation:
         raise TicketError(
             f"it is for another federation, {ticket.federation.hex()[:12]}…, not {federation.hex()[:12]}…"
         )
-    if ticket.peer != peer:
+    if ticket.peer not in names:
         raise TicketError(f"it was issued to another peer, {ticket.peer}")
     statement = _statement(ticket.federation, ticket.peer, ticket.issuer, ticket.expires)
     if not verify(ticket.issuer, labels.TICKET, statement, ticket.signature):
         raise TicketError("it was altered: the issuer's signature does not match")
-    if now >= ticket.expires:
-        raise TicketError(f"it expired {_duration(now - ticket.expires)} ago")
+
+
+def _check_issuer(ticket: Ticket, manifest: Manifest) -> None:
+    if ticket.issuer not in manifest.issuers:
+        raise TicketError(f"its issuer {ticket.issuer} is not named in this federation's manifest")
+
+
+def _check_date(expires: float, now: float) -> None:
+    if now >= expires:
+        raise TicketError(f"it expired {_duration(now - expires)} ago")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a peer shows of itself: ``successions`` lead from its key, newest first, to the one that the
+    manifest lists or ``tickets`` admit; without them it is its own key.
+    """
+
+    tickets: tuple[Ticket, ...] = ()
+    successions: tuple[Succession, ...] = ()
+
+    def __str__(self) -> str:
+        """The text form, printable; :func:`parse_credentials_untrusted` reads it."""
+        return " ".join(map(str, (*self.successions, *self.tickets)))
+
+    def names(self, federation: bytes, peer: PeerId) -> tuple[PeerId, ...]:
+        """``peer`` and the keys whose place it took, newest first. Raises TicketError if its successions lead
+        elsewhere.
+        """
+        names = [peer]
+        for succession in self.successions:
+            if (succession.federation, succession.successor) != (federation, names[-1]):
+                raise TicketError("its succession is of another key, or for another federation")
+            names.append(succession.author)
+        return tuple(names)
+
+    def admitted_until(self, manifest: Manifest, federation: bytes, peer: PeerId) -> float:
+        """Until when (seconds since 1970) they admit ``peer`` to the federation of ``manifest``, whose digest
+        is ``federation``: infinite for the place of a listed member. Raises TicketError if they never did.
+
+        Tickets of several issuers count together if they are of one key: two peers that one issuer each let
+        in would make one member otherwise, by a succession.
+        """
+        names = self.names(federation, peer)
+        if any(name in manifest.members for name in names):
+            return math.inf
+        expiries: dict[PeerId, dict[PeerId, int]] = {}  # by whom they were issued to, and the issuer
+        problem = TicketError("there is none")
+        for ticket in self.tickets:
+            try:
+                _check_signed(ticket, federation, names)
+                _check_issuer(ticket, manifest)
+            except TicketError as error:
+                problem = error
+            else:
+                own = expiries.setdefault(ticket.peer, {})
+                own[ticket.issuer] = max(ticket.expires, own.get(ticket.issuer, 0))
+        quorum = manifest.issuer_quorum
+        enough = [sorted(each.values(), reverse=True) for each in expiries.values() if len(each) >= quorum]
+        if enough:
+            return max(latest[quorum - 1] for latest in enough)
+        if expiries:
+            few = f"{max(map(len, expiries.values()))} of at least {quorum} issuers gave one"
+            raise TicketError(f"{few}; ask another issuer, and put all tickets in one file, a line each")
+        raise problem
+
+    def check(self, manifest: Manifest, federation: bytes, now: float, *, peer: PeerId) -> None:
+        """Return if they admit ``peer`` at ``now`` (seconds since 1970). Raises TicketError."""
+        _check_date(self.admitted_until(manifest, federation, peer), now)
+
+    def check_holder(self, federation: bytes, now: float, *, peer: PeerId) -> None:
+        """All of :meth:`check` that a newcomer, who has no manifest yet, can check of its own."""
+        names = self.names(federation, peer)
+        for ticket in self.tickets:
+            _check_signed(ticket, federation, names)
+            _check_date(ticket.expires, now)
 
 
 def standing(manifest: Manifest, federation: bytes, peer: PeerId, ticket: str, now: float) -> Standing:
-    """What ``peer``, who shows a ticket's text or nothing, is to the federation of ``manifest`` at ``now``
-    (seconds since 1970).
+    """What ``peer``, who shows the text of its credentials or nothing, is to the federation of ``manifest``
+    at ``now`` (seconds since 1970).
 
     ``federation`` is the digest of ``manifest``, at hand because it takes long to compute.
     """
-    if peer in manifest.members:
+    if peer in manifest.members and not ticket:
         return Standing.MEMBER
     try:
-        found = parse_ticket_untrusted(ticket)
-        check_holder(found, federation, 0, peer=peer)  # 1970, when no ticket had expired
+        until = parse_credentials_untrusted(ticket).admitted_until(manifest, federation, peer)
     except TicketError:
         return Standing.STRANGER
-    if found.issuer not in manifest.issuers:
-        return Standing.STRANGER
     grace = MAX_SKEW_SECONDS + manifest.timing.gather_seconds + manifest.timing.round_seconds
-    return Standing.MEMBER if now < found.expires + grace else Standing.EXPIRED
+    return Standing.MEMBER if now < until + grace else Standing.EXPIRED
 
 
 def _duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{max(1, int(seconds // 60))} min"
     return f"{int(seconds // 3600)} h" if seconds < 2 * _DAY else f"{int(seconds // _DAY)} days"
+
+
+def parse_credentials_untrusted(text: str) -> Credentials:
+    """Read tickets and successions with white space between them; none is an empty text. The tickets'
+    signatures are not checked here. Raises TicketError, and nothing else.
+    """
+    if len(text) > MAX_CREDENTIALS_BYTES:
+        raise TicketError("it is too long to be tickets")
+    words = text.split()
+    successions = [word for word in words if word.startswith(SUCCESSION_PREFIX)]
+    tickets = [word for word in words if not word.startswith(SUCCESSION_PREFIX)]
+    if len(tickets) > MAX_QUORUM or len(successions) > MAX_SUCCESSIONS:
+        raise TicketError(f"there are more than {MAX_QUORUM} tickets or {MAX_SUCCESSIONS} successions")
+    try:
+        chain = tuple(map(parse_succession_untrusted, successions))
+    except ValueError:
+        raise TicketError("its succession is damaged") from None
+    return Credentials(tuple(map(parse_ticket_untrusted, tickets)), chain)
 
 
 def parse_ticket_untrusted(text: str) -> Ticket:

@@ -2,9 +2,13 @@
 
 import errno
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
 from p2pfl.node.errors import StorageError, reason_of
+
+_TEMPORARY = re.compile(r"\..+\.([0-9]{1,7})\.([0-9a-f]{8}|copy(-journal)?)")
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600, *, exclusive: bool = False) -> None:
@@ -59,6 +63,28 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         os.fsync(descriptor)
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Remove temporary files that a process left here which was killed while it wrote."""
+    for path in directory.glob(".*.*.*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and not _runs(int(found[1])):
+            with suppress(OSError):  # it is in nobody's way
+                path.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether that is another process, as far as can be told from here."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def sync_directory(directory: Path) -> None:
     """Make durable which names are in ``directory``: a rename, or what was made there."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -69,7 +95,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def _explain(path: Path, error: OSError) -> StorageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageError(
             f"cannot write {path}: the disk is full", "free some space; nothing was half-written"
         )

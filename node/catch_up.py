@@ -71,12 +71,25 @@ def _in_range(round: int, digest: bytes) -> bool:
 async def ask_summaries(ask: Ask, peers: Collection[PeerId]) -> dict[PeerId, Summary]:
     """Ask everybody at once; who does not answer in time, or answers nonsense, is left out."""
     answers: dict[PeerId, Summary] = {}
+    for peer, answer in (await ask_everybody(ask, peers, "summary", _MAX_SUMMARY)).items():
+        try:
+            answers[peer] = Summary.from_untrusted(answer)
+        except ValueError as error:
+            log.info("no summary from %s: %s", peer, error)
+    return answers
+
+
+async def ask_everybody(ask: Ask, peers: Collection[PeerId], name: str, most: int) -> dict[PeerId, bytes]:
+    """What all of ``peers`` answer to the request ``name`` at once, in ``most`` bytes; who does not in time
+    is left out.
+    """
+    answers: dict[PeerId, bytes] = {}
 
     async def one(peer: PeerId) -> None:
         try:
-            answers[peer] = Summary.from_untrusted(await ask(peer, "summary", b"", _MAX_SUMMARY))
-        except (NetworkError, ValueError) as error:
-            log.info("no summary from %s: %s", peer, error)
+            answers[peer] = await ask(peer, name, b"", most)
+        except NetworkError as error:
+            log.info("no %s from %s: %s", name, peer, error)
 
     async with trio.open_nursery() as nursery:
         for peer in peers:

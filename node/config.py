@@ -7,6 +7,7 @@ directory can be moved; elsewhere to the working directory. What all members mus
 the manifest.
 """
 
+import ipaddress
 import json
 import re
 import tomllib
@@ -24,13 +25,35 @@ _ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/tcp/([0-9]{1,9})(?:/p
 _FEDERATION_ID = re.compile(r"[0-9a-fA-F]{64}")
 _PART_OF_ID = re.compile(r"[0-9a-fA-F]{8,}(…|\.{3})?")
 _EXAMPLE_PEER = "12D3KooW…"
+_MOST_THREADS = 1024
+_LEAST_MEMORY = 512 << 20  # what an idle node has asked for is about 400 MB
+_MOST_MEMORY = 1 << 50
+_MEMORY = re.compile(r"([0-9]{1,15}) ?(MB|GB|MiB|GiB)")
+_UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An IP address of this machine and a TCP port on it; port 0 is any free one."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """A checked configuration.
 
-    Paths are absolute or relative to the working directory; ``federation`` as text is an id.
+    Paths are absolute or relative to the working directory; ``federation`` as text is an id; ``memory`` is in
+    bytes.
     """
 
     identity: Path
@@ -38,12 +61,20 @@ class NodeConfig:
     listen: tuple[str, ...]
     announce: tuple[str, ...]
     bootstrap: tuple[str, ...]
+    mdns: bool
+    rendezvous: tuple[str, ...]
+    relay: bool
     federation: str | Path | None
     ticket: Path | None
     backbone: Path | None
     initial: Path | None
     data_train: Path | None
     data_test: Path | None
+    status_listen: Endpoint | None
+    status_token_file: Path | None
+    threads: int | None
+    memory: int | None
+    network_key: Path | None
     log_level: str
     json_logs: bool
 
@@ -122,6 +153,41 @@ def _flag(raw: object, _base: Path, name: str) -> bool:
     return known[raw]
 
 
+def _endpoint(raw: object, _base: Path, name: str) -> Endpoint | None:
+    text = _text(raw, name)
+    if text == "off":
+        return None
+    host, _, port = text.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        address = None
+    if address is None or not port.isdecimal() or int(port) > LARGEST_PORT:
+        hint = "write it as 127.0.0.1:9464, or off; port 0 takes any free one"
+        raise ConfigError(name, f"{shown(text)} is not an IP address and a port", hint)
+    return Endpoint(str(address), int(port))
+
+
+def _threads(raw: object, _base: Path, name: str) -> int:
+    number = int(raw) if isinstance(raw, str) and re.fullmatch("[0-9]{1,9}", raw) else raw
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= _MOST_THREADS:
+        what = f"must be a number of threads from 1 to {_MOST_THREADS}, not {shown(raw)}"
+        raise ConfigError(name, what, "leave it out to use every core")
+    return number
+
+
+def _memory(raw: object, _base: Path, name: str) -> int:
+    match = _MEMORY.fullmatch(raw) if isinstance(raw, str) else None
+    if match is None:
+        raise ConfigError(name, f"must be an amount of memory, not {shown(raw)}", 'write it as "4 GB"')
+    number = int(match[1]) * _UNITS[match[2]]
+    if not _LEAST_MEMORY <= number <= _MOST_MEMORY:
+        verdict = "too little for a node" if number < _LEAST_MEMORY else "more than any machine has"
+        hint = "give it 1 GB or more, or leave it out to set no limit"
+        raise ConfigError(name, f"{match[0]} is {verdict}", hint)
+    return number
+
+
 def _federation(raw: object, base: Path, name: str) -> str | Path:
     text = _text(raw, name)
     if _FEDERATION_ID.fullmatch(text):
@@ -171,6 +237,12 @@ def _peer_addresses(raw: object, _base: Path, name: str) -> tuple[str, ...]:
             hint = "copy the whole line that the other node printed at its start, with /p2p/ and its peer id"
             raise ConfigError(name, f"{shown(address)} does not say which peer is there", hint)
     return addresses
+
+
+def is_tcp_address(address: str) -> bool:
+    """Whether ``address`` is a TCP multiaddress without a peer id."""
+    match = _ADDRESS.fullmatch(address)
+    return match is not None and match[4] is None and int(match[3]) <= LARGEST_PORT
 
 
 def _check_address(address: str, name: str, *, example: str) -> str | None:
@@ -228,12 +300,44 @@ SETTINGS: tuple[Setting, ...] = (
         "members to call first, each as it printed its address at its start",
     ),
     Setting(
+        "mdns", "network", "mdns", _flag, False, "",
+        "look for members on the local network, and be found there, by multicast DNS (UDP port 5353)",
+    ),
+    Setting(
+        "rendezvous", "network", "rendezvous", _peer_addresses, (), "MULTIADDR",
+        "where members leave their addresses for each other: Kademlia nodes, as `p2pfl rendezvous` runs one",
+    ),
+    Setting(
+        "relay", "network", "relay", _flag, False, "",
+        "carry connections between members that cannot reach each other; what they say stays unreadable here",
+    ),
+    Setting(
+        "network_key", "network", "key_file", _path, None, "FILE",
+        "a key that all members share: who has not got it finds a port that says nothing",
+    ),
+    Setting(
         "data_train", "data", "train", _path, None, "FILE",
         "the records to learn from, a file or a folder as docs/tasks.md says; they never leave this machine",
     ),
     Setting(
         "data_test", "data", "test", _path, None, "FILE",
         "records kept aside to measure the model on, in the same form",
+    ),
+    Setting(
+        "status_listen", "status", "listen", _endpoint, "127.0.0.1:0", "ADDRESS:PORT",
+        "where /metrics, /health, /ready and /status are served; port 0 takes any free one, off none",
+    ),
+    Setting(
+        "status_token_file", "status", "token_file", _path, None, "FILE",
+        "the token that /metrics and /status ask for; needed where other machines can reach status.listen",
+    ),
+    Setting(
+        "threads", "limits", "threads", _threads, None, "COUNT",
+        "how many threads train the model at once; every core if not given",
+    ),
+    Setting(
+        "memory", "limits", "memory", _memory, None, "AMOUNT",
+        "how much memory the node may ask for; it ends, saying so, where it needs more",
     ),
     Setting(
         "log_level", "log", "level", _level, "info", "LEVEL",
@@ -268,7 +372,15 @@ def load_config(path: Path | None, environ: Mapping[str, str], options: Mapping[
         else:
             base = here if path is None else path.parent
             values[setting.field] = _from_file(setting, table, base)
+    _require_token(values["status_listen"], values["status_token_file"])
     return NodeConfig(**values)  # type: ignore[arg-type]  # each reader returns its field's type; test_config.py holds it
+
+
+def _require_token(endpoint: object, token_file: object) -> None:
+    if isinstance(endpoint, Endpoint) and not endpoint.is_loopback and token_file is None:
+        what = f"{endpoint} can be reached from other machines, and status.token_file is not set"
+        hint = "make a token, (umask 077; openssl rand -hex 32 > status.token), and name the file there"
+        raise ConfigError("status.listen", what, hint)
 
 
 def _from_file(setting: Setting, table: Mapping[str, object], base: Path) -> object:
@@ -366,8 +478,13 @@ _EXAMPLES = {
     "initial": '# initial = "initial.safetensors"',
     "announce": '# announce = ["/dns4/p2pfl.hospital.example/tcp/4001"]',
     "bootstrap": f'# bootstrap = ["/ip4/192.0.2.1/tcp/4001/p2p/{_EXAMPLE_PEER}"]',
+    "rendezvous": f'# rendezvous = ["/ip4/192.0.2.2/tcp/4002/p2p/{_EXAMPLE_PEER}"]',
+    "network_key": '# key_file = "network.key"',
     "data_train": 'train = "train.csv"',
     "data_test": '# test = "test.csv"',
+    "status_token_file": '# token_file = "status.token"',
+    "threads": "# threads = 2",
+    "memory": '# memory = "4 GB"',
 }
 
 

@@ -10,30 +10,49 @@ concern is one task with one owner; a task that fails ends the node, with a sent
 """
 
 import logging
+import math
 import os
 import signal
+import sys
 import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import trio
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import system_random
 from p2pfl.gossip.errors import RemoteProtocolError
-from p2pfl.gossip.events import PeerFound, PeerLost, Received
+from p2pfl.gossip.events import Delivered, PeerFound, PeerLost, Received, Renewed
+from p2pfl.gossip.exclusions import Ground, Retirement
 from p2pfl.gossip.manifest import Manifest, OutsideTask, PrivacySpec, canonical_bytes
 from p2pfl.gossip.messages import Limits as MessageLimits
 from p2pfl.gossip.messages import decode_untrusted
 from p2pfl.gossip.participant import MESSAGES, Participant
+from p2pfl.gossip.revocations import Revocation
 from p2pfl.gossip.wire import longest
+from p2pfl.node.admission import WARN_SECONDS
 from p2pfl.node.catch_up import ANSWER_SECONDS, ask_summaries
-from p2pfl.node.discovery import Dialler, peer_of
-from p2pfl.node.errors import UserError
+from p2pfl.node.config import NodeConfig
+from p2pfl.node.dialback import REQUEST as DIALBACK
+from p2pfl.node.dialback import Report
+from p2pfl.node.discovery import peer_of
+from p2pfl.node.errors import TicketProblem, UserError
+from p2pfl.node.examination import REQUEST as EXAMINATION
+from p2pfl.node.examination import Examiner
+from p2pfl.node.finding import Finding
 from p2pfl.node.joining import obtain_manifest
+from p2pfl.node.last_signed import REQUEST as LAST_SIGNED
 from p2pfl.node.learner import Learner
+from p2pfl.node.limits import explaining_lack_of_memory, limit_memory
+from p2pfl.node.observer import Observer
 from p2pfl.node.privacy import Budget
+from p2pfl.node.reload import Reloader
 from p2pfl.node.rounds import OneThread, Rounds, recall, status_at_start
-from p2pfl.node.shell import Shell
+from p2pfl.node.shell import Shell, Work
 from p2pfl.node.start import Prepared, Records, load_records
+from p2pfl.node.statements import delivered
 from p2pfl.node.stop_signals import WORDS, stop_signals
 from p2pfl.node.training.outside import OutsideTrainer
 from p2pfl.node.training.trainer import Trainer
@@ -46,25 +65,36 @@ from p2pfl.node.transport import (
     RequestRefused,
     Transport,
 )
+from p2pfl.node.watchdog import SWITCH_SECONDS, spare_the_collector
 
 log = logging.getLogger(__name__)
 
 # The largest model that a manifest may declare has 25 million parameters, 100 MB in the ring; what is read is
-# limited further by the manifest at hand. What may be asked for is a digest at most.
-LIMITS = Limits(max_message=96 << 20, max_request=64, outbox_bytes=512 << 20, inbox_bytes=192 << 20)
+# limited further by the manifest at hand. What may be asked for is a digest, or addresses to dial back.
+LIMITS = Limits(max_message=96 << 20, max_request=1 << 10, outbox_bytes=512 << 20, inbox_bytes=192 << 20)
 LINGER_SECONDS = 20.0
 STOP_SECONDS = 8.0
 LINGER_POLL_SECONDS = 0.2
 SLOWEST_BYTES_PER_SECOND = 1 << 20
 END_POLL_SECONDS = 2.0
 EXPIRY_SECONDS = 60.0
+STATEMENT_SECONDS = 1.0
+TICKET_SECONDS = 2.0
+_DAY = 86_400.0
 
 
-def run_node(prepared: Prepared, *, until_done: bool) -> int:
-    """Run the daemon; return the exit status. Raises UserError with what the operator can do."""
-    node = Node(prepared, until_done=until_done)
+def run_node(prepared: Prepared, *, until_done: bool, reread: Callable[[], NodeConfig]) -> int:
+    """Run the daemon; return the exit status. ``reread`` gives the configuration as it is now, whenever the
+    operator asks for that. Raises UserError with what the operator can do.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    memory = prepared.config.memory
+    limit_memory(memory)
+    spare_the_collector()
+    node = Node(prepared, until_done=until_done, reread=reread)
     try:
-        trio.run(node.run)
+        with explaining_lack_of_memory(memory):
+            trio.run(node.run)
     except* UserError as errors:
         raise _first(errors) from None
     return 0
@@ -91,7 +121,7 @@ def _end_soon() -> None:
 class Node:
     """The running daemon. Everything that lives as long as the process and no longer."""
 
-    def __init__(self, prepared: Prepared, *, until_done: bool) -> None:
+    def __init__(self, prepared: Prepared, *, until_done: bool, reread: Callable[[], NodeConfig]) -> None:
         self._prepared = prepared
         self._config = config = prepared.config
         self._identity = identity = prepared.identity
@@ -102,8 +132,8 @@ class Node:
         self._status = status_at_start(identity.peer_id, self._federation, self._store)
         self._manifest: Manifest | None = None
         self._rounds: Rounds | None = None
+        self._budget: Budget | None = None
         self._outside: OutsideTrainer | None = None
-        self._addresses: dict[PeerId, tuple[str, ...]] = {}
         self._met = self._store.peers()
         self._admission = prepared.admission
         self._transport = Transport(
@@ -112,26 +142,60 @@ class Node:
             self._admission,
             f"/p2pfl/{self._federation.hex()}",
             LIMITS,
-            {"manifest": self._answer_manifest, "summary": self._answer_summary, "state": self._answer_state},
+            {
+                "manifest": self._answer_manifest,
+                "summary": self._answer_summary,
+                "state": self._answer_state,
+                LAST_SIGNED: self._answer_last_signed,
+                DIALBACK: self._answer_dialback,
+                EXAMINATION: Examiner(self._federation, identity.peer_id).answer,
+            },
+            relay=config.relay,
+            network_key=prepared.network_key,
         )
         self._transport.limit_messages(longest(MessageLimits(max_dim=0), MESSAGES))
         for exclusion in self._store.exclusions():
-            self._admission.exclude(exclusion.accusation.accused)
-        self._dialler = Dialler(identity.peer_id, self._transport.connect, self._not_to_be_called)
+            self._admission.exclude(exclusion.ground)
+        self._finding = Finding(
+            config,
+            identity,
+            self._federation,
+            self._transport,
+            refused=lambda: self._admission.excluded,
+            expected=self._expected,
+            reached=self._remember_soon,
+            reported=self._note_reachability,
+        )
+        self._dialler = self._finding.dialler
+        self._observer = Observer(
+            config, self._status, self._store.directory, self._transport, self._admission
+        )
+        self._reloader = Reloader(
+            config,
+            reread,
+            {
+                "log_level": lambda new: logging.getLogger("p2pfl").setLevel(new.log_level.upper()),
+                "bootstrap": lambda new: self._dialler.want(new.bootstrap),
+                "memory": lambda new: limit_memory(new.memory),
+            },
+        )
 
     async def run(self) -> None:
         """Serve until a signal, or with ``until_done`` until the programme is over."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._stop_on_signal, nursery.cancel_scope)
+            nursery.start_soon(self._reloader.run)
             await nursery.start(self._transport.run)
+            await nursery.start(self._observer.run)
             self._announce_addresses()
-            nursery.start_soon(self._dialler.run)
-            self._dialler.want(self._config.bootstrap)
+            self._observer.notifier.ready()
+            nursery.start_soon(self._finding.run, self._status.addresses)
             for addresses in self._met.values():
                 self._dialler.want(addresses)
+            self._dialler.want(self._config.bootstrap)
             manifest = self._prepared.manifest or await obtain_manifest(
-                self._transport, self._federation, self._config.bootstrap
+                self._transport, self._federation, self._config.bootstrap or self._finding.places
             )
             await self._take_part(manifest)
             nursery.cancel_scope.cancel()
@@ -150,6 +214,7 @@ class Node:
         with trio.open_signal_receiver(*stop_signals()) as signals:
             async for number in signals:
                 log.warning("%s: %s", signal.Signals(number).name, WORDS)
+                self._observer.notifier.stopping()
                 _end_soon()
                 if self._outside is not None:
                     self._outside.close()  # or a thread would wait for the training loop
@@ -162,6 +227,7 @@ class Node:
         await self._thread(lambda: self._store.bind_manifest(canonical_bytes(manifest)))
         self._manifest = manifest
         learner = await self._thread(lambda: self._make_learner(manifest))
+        spare_the_collector()
         self._transport.limit_messages(longest(learner.message_limits, MESSAGES))
         await self._describe(manifest)
         rounds = self._rounds = Rounds(
@@ -183,9 +249,11 @@ class Node:
             standing=self._admission.standing,
             ticket=self._admission.shown_ticket,
             next_round=learner.next_round,
-            accusations=[exclusion.accusation for exclusion in self._store.exclusions()],
+            exclusions=self._grounds(),
         )
-        shell = Shell(participant, self._transport.send, self._on_connect, self._on_blame, rounds)
+        work = await self._thread(lambda: self._watched(rounds))
+        shell = Shell(participant, self._transport.send, self._on_connect, self._on_blame, work)
+        self._observer.watch_backlog(lambda: shell.backlog)
         if learner.done:
             shell.finished.set()
         else:
@@ -193,6 +261,8 @@ class Node:
         self._nursery.start_soon(shell.run)
         self._nursery.start_soon(self._feed, shell, learner.message_limits)
         self._nursery.start_soon(self._drop_expired)
+        self._nursery.start_soon(self._take_statements, shell, manifest)
+        self._nursery.start_soon(self._watch_ticket, shell)
         self._nursery.start_soon(self._notice_the_end, rounds, shell.finished)
         await shell.finished.wait()
         await rounds.finish()
@@ -203,9 +273,15 @@ class Node:
         else:
             await trio.sleep_forever()
 
+    def _watched(self, rounds: Rounds) -> Work:
+        budget = self._budget
+        spent = None if budget is None else lambda: budget.spent.pld
+        return self._observer.metered(rounds, self._store.rounds(), len(self._store.charges()), spent)
+
     def _make_learner(self, manifest: Manifest) -> Learner:
         records = self._prepared.records or load_records(self._config, manifest)
         budget = Budget(manifest.privacy, self._store.mechanisms())
+        self._budget = None if manifest.privacy.mode == "none" else budget
         return Learner(manifest, self._make_trainer(manifest, records), self._store, budget, system_random)
 
     def _make_trainer(self, manifest: Manifest, records: Records) -> Trainer:
@@ -242,6 +318,7 @@ class Node:
                     log.info("connected to %s", peer)
                     self._admission.check_clock(self._met)
                     await self._remember(peer)
+                    self._finding.reachability.met()
                     await shell.feed(PeerFound(peer))
                 case PeerDisconnected(peer, reason):
                     log.info("lost %s: %s", peer, reason)
@@ -266,24 +343,71 @@ class Node:
         """
         own = tuple(address for address in addresses if peer_of(address) == peer)
         self._dialler.try_reaching(own)
-        self._addresses[peer] = own
+        self._remember_soon(peer)
+
+    def _remember_soon(self, peer: PeerId) -> None:
         if peer in self._transport.connected:
             self._nursery.start_soon(self._remember, peer)
 
     async def _remember(self, peer: PeerId) -> None:
-        addresses = self._addresses.get(peer, ())
+        addresses = self._dialler.addresses(peer)
         if addresses:
             await self._thread(lambda: self._store.remember_peer(peer, addresses))
 
     def _on_blame(self, peer: PeerId, reason: str) -> None:
         self._nursery.start_soon(self._transport.disconnect, peer, reason)
 
-    def _exclude(self, peer: PeerId) -> None:
-        self._on_blame(peer, self._admission.exclude(peer))
+    def _exclude(self, ground: Ground) -> None:
+        for peer, reason in self._admission.exclude(ground).items():
+            self._on_blame(peer, reason)
 
-    def _not_to_be_called(self) -> frozenset[PeerId]:
-        """Who is here, and who would be turned away."""
-        return self._transport.connected | self._admission.excluded
+    def _grounds(self) -> list[Ground]:
+        """Who is excluded, and the key that this node's own took the place of."""
+        own = self._admission.succession
+        retirements = [Retirement(self._identity.peer_id, own)] if own.successions else []
+        return [*retirements, *(exclusion.ground for exclusion in self._store.exclusions())]
+
+    async def _take_statements(self, shell: Shell, manifest: Manifest) -> None:
+        """What issuers state, and the operator delivers; a file goes when its content is in the journal."""
+        state, me = self._store.directory, self._identity.peer_id
+        while True:
+            for path, lines in await self._thread(lambda: [*delivered(state, manifest, self._federation)]):
+                if self._admission.is_proved_against(lines[0].peer):
+                    path.unlink(missing_ok=True)
+                else:
+                    await shell.feed(Delivered(Revocation(me, lines)))
+            await trio.sleep(STATEMENT_SECONDS)
+
+    async def _watch_ticket(self, shell: Shell) -> None:
+        """Take a renewed ticket from the file, and warn before the one in use expires."""
+        path, seen, warned = self._config.ticket, _stamp(self._config.ticket), -math.inf
+        while True:
+            expires = self._status.ticket_expires = self._admission.expires
+            left = math.inf if expires is None else expires - time.time()
+            if left < WARN_SECONDS and trio.current_time() >= warned + _DAY:
+                warned = trio.current_time()
+                log.warning("this node's ticket expires in %.1f days: ask an issuer for another", left / _DAY)
+            await trio.sleep(TICKET_SECONDS)
+            if path is not None and _stamp(path) != seen:
+                seen = _stamp(path)
+                await self._renew_ticket(shell)
+
+    async def _renew_ticket(self, shell: Shell) -> None:
+        try:
+            renewed = self._admission.renew()
+        except TicketProblem as error:
+            log.error("%s; this node goes on with the ticket that it had", error.what)
+            return
+        if renewed:
+            log.info("the ticket was renewed")
+            await shell.feed(Renewed(self._admission.shown_ticket))
+
+    def _expected(self) -> set[PeerId]:
+        """Everybody known to be a member."""
+        return {*self._met, *(() if self._manifest is None else self._manifest.members)}
+
+    def _note_reachability(self, report: Report) -> None:
+        self._status.reachability = report.as_dict()
 
     async def _notice_the_end(self, rounds: Rounds, finished: trio.Event) -> None:
         """A node that comes back after the last round finds nobody to form a group with."""
@@ -316,6 +440,12 @@ class Node:
             raise RequestRefused("this node does not hold that release")
         return state
 
+    async def _answer_last_signed(self, peer: PeerId, _body: bytes) -> bytes:
+        return b"" if self._rounds is None else self._rounds.last_signed(peer)
+
+    async def _answer_dialback(self, peer: PeerId, body: bytes) -> bytes:
+        return await self._finding.dialback.answer(peer, body)
+
     async def _ask(self, peer: PeerId, name: str, body: bytes, most: int) -> bytes:
         seconds = ANSWER_SECONDS + most / SLOWEST_BYTES_PER_SECOND
         return await self._transport.request(peer, name, body, max_response=most, seconds=seconds)
@@ -328,6 +458,14 @@ class Node:
                 if all(summary.done for summary in summaries.values()):
                     return
                 await trio.sleep(LINGER_POLL_SECONDS)
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """What changes when a file does."""
+    try:
+        return None if path is None else (path.stat().st_mtime_ns, path.stat().st_size)
+    except OSError:
+        return None
 
 
 def warn_of_delta(privacy: PrivacySpec, records: int) -> None:

@@ -9,14 +9,16 @@ import os
 import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from safetensors import SafetensorError
 
+from p2pfl.node.atomic_file import sync_directory
 from p2pfl.node.errors import StorageError
 
+DATABASE = "p2pfl.sqlite"
 JOURNAL_REMEDY = (
     "restore a backup made after this node's last round; what it has spent of epsilon is not known otherwise"
 )
@@ -24,6 +26,7 @@ _DISPENSABLE = {
     "peers": ("where peers were met", "DELETE FROM peers"),
     "evidence": ("what peers did against the protocol", "DELETE FROM evidence"),
 }
+_PATIENCE_MILLISECONDS = 5000
 _BESIDE = ("", "-wal", "-shm")
 
 _T = TypeVar("_T")
@@ -82,6 +85,37 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    def settle(self) -> None:
+        """Move what is in the write-ahead log into the file itself, as far as no reader is in the way.
+
+        Of a damaged log SQLite takes what comes before the damage, without a word; a damaged file is found.
+        """
+        self.rows("PRAGMA busy_timeout = 0")  # for a reader: the next time will do
+        self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.rows(f"PRAGMA busy_timeout = {_PATIENCE_MILLISECONDS}")
+
+    def copy_to(self, path: Path) -> None:
+        """Write the database, as it is at one moment, to ``path``, one file that only its owner can read;
+        the node may go on meanwhile. Raises StorageError.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.copy")
+        try:
+            with explained(path):
+                _make_private(temporary)
+                with closing(sqlite3.connect(temporary)) as copy:
+                    self._connection.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                os.replace(temporary, path)
+                sync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def check_pages(self) -> None:
+        """Look at every page of the file. Raises StorageError if one is damaged."""
+        [(first, *_), *_] = self.rows("PRAGMA integrity_check(1)")
+        if first != "ok":
+            raise StorageError(f"{self.path} is damaged ({first})", JOURNAL_REMEDY)
+
     @property
     def tables(self) -> set[str]:
         """Names of its tables; none in a new file."""
@@ -138,11 +172,23 @@ def explained(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"the disk that holds {path} is full", "free some space; nothing was half-written"
             ) from error
+        if "readonly" in text:
+            what = f"{path} cannot be written: the disk is mounted read-only, or the file is another user's"
+            raise StorageError(
+                what, "mount it for writing (dmesg says if the disk failed); nothing is lost"
+            ) from error
+        if "disk I/O" in text:
+            what = f"the disk that holds {path} fails to read or write"
+            raise StorageError(
+                what, "free some space if it is full; else replace it, and restore a backup"
+            ) from error
         if "malformed" in text or "not a database" in text:
             raise StorageError(f"{path} is damaged ({text})", JOURNAL_REMEDY) from error
         raise StorageError(
             f"cannot use {path}: {text}", "check that the directory is writable and not in use"
         ) from error
+    except UnicodeDecodeError as error:  # what SQLite quotes of a damaged file
+        raise StorageError(f"{path} is damaged (its schema is garbled)", JOURNAL_REMEDY) from error
     except SafetensorError as error:
         raise StorageError(f"{path} is damaged ({error})", "restore it from a backup") from error
     except OSError as error:

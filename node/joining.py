@@ -27,12 +27,13 @@ _ANSWER_SECONDS = 10.0
 _AGAIN_SECONDS = 0.2
 
 
-def known_federation(config: NodeConfig, store: Store) -> tuple[bytes, Manifest | None]:
+def known_federation(config: NodeConfig, store: Store | None) -> tuple[bytes, Manifest | None]:
     """The digest of the federation that config and state directory name, and its manifest if either has it.
+    ``store`` is None where there is no state yet.
 
     Raises ConfigError if they name none, or two; ManifestProblem.
     """
-    stored, wanted = store.manifest(), config.federation
+    stored, wanted = None if store is None else store.manifest(), config.federation
     given = read_manifest(wanted) if isinstance(wanted, Path) else None
     manifest = given or stored
     if isinstance(wanted, str):

@@ -10,7 +10,6 @@ node knows of the past only what is in there.
 """
 
 import hmac
-from collections.abc import Iterator
 
 from p2pfl.gossip.canonical import pack
 from p2pfl.node.database import JOURNAL_REMEDY, Database
@@ -42,6 +41,22 @@ class Journal:
             self._write_head(self._rows + 1, chain)
         self._rows, self._last = self._rows + 1, chain
 
+    def hand_over(self, kind: str, body: bytes, key: bytes) -> None:
+        """Add a row, and chain everything anew with ``key``, in one transaction: the journal is either still
+        the old key's or wholly the new one's. To be verified first. Raises StorageError.
+        """
+        with self._database.transaction():
+            rows = self._database.rows("SELECT sequence, kind, body FROM journal ORDER BY sequence")
+            if len(rows) != self._rows:
+                raise self._removed()
+            self._database.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", self._rows, kind, body, b"")
+            after, last = Journal(self._database, key), b""
+            for sequence, (_, name, content) in enumerate([*rows, (self._rows, kind, body)]):
+                last = after._link(last, sequence, str(name), bytes(content))
+                self._database.execute("UPDATE journal SET chain = ? WHERE sequence = ?", last, sequence)
+            after._write_head(self._rows + 1, last)
+        self._key, self._rows, self._last = key, self._rows + 1, last
+
     def verify(self) -> None:
         """Walk the chain. Raises StorageError naming the first row that was changed since it was written, or
         saying that rows are missing at the end.
@@ -69,13 +84,19 @@ class Journal:
             raise self._removed()
         self._rows, self._last = count, last
 
-    def entries(self, kind: str) -> Iterator[tuple[str, bytes]]:
-        """Every row of ``kind``, oldest first: what to call it in an error, and its body."""
-        rows = self._database.rows(
-            "SELECT sequence, body FROM journal WHERE kind = ? ORDER BY sequence", kind
+    @property
+    def last(self) -> int:
+        """The number of the last row, -1 without one."""
+        [(last,)] = self._database.rows("SELECT max(sequence) FROM journal")
+        return -1 if last is None else int(last)
+
+    def entries(self, kind: str, after: int, last: int) -> list[tuple[int, bytes]]:
+        """Every row of ``kind`` after that of one number, up to ``last``: its number and its body."""
+        return self._database.rows(
+            "SELECT sequence, body FROM journal WHERE kind = ? AND sequence > ? AND sequence <= ?"
+            " ORDER BY sequence",
+            *(kind, after, last),
         )
-        for sequence, body in rows:
-            yield f"row {sequence}", body
 
     def _removed(self) -> StorageError:
         return StorageError(

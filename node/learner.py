@@ -18,7 +18,7 @@ from p2pfl.crypto.ring import decode
 from p2pfl.gossip.errors import LocalProtocolError
 from p2pfl.gossip.events import Completed, Contribute, Prepared, Skipped
 from p2pfl.gossip.manifest import Manifest
-from p2pfl.gossip.messages import Limits
+from p2pfl.gossip.messages import Limits, result_digest
 from p2pfl.node.contribution import LazyContribution
 from p2pfl.node.evaluations import Measured, counts, measured, vote
 from p2pfl.node.privacy import Budget, StagePlan, stage_plan
@@ -31,8 +31,9 @@ from p2pfl.node.programme import (
     vote_rounds,
     voted_to_end,
 )
+from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Released
-from p2pfl.node.store import RoundOutcome, Store
+from p2pfl.node.store import Store
 from p2pfl.node.training.metrics import Evaluation
 from p2pfl.node.training.trainer import Trainer
 
@@ -299,9 +300,9 @@ class Learner:
             self._keep_private()
         group = (effect.members, effect.survivors)
         cut, left_out = self._count_cut(effect.round), self._count_left_out(effect.round)
-        self._store.record_round(
-            RoundOutcome(effect.round, effect.stage, *group, "", True, cut, sums, left_out)
-        )
+        outcome = RoundOutcome(effect.round, effect.stage, *group, "", True, cut, sums, left_out)
+        settled = effect.course.settled
+        self._store.record_round(outcome, effect.course, settled and result_digest(settled, effect.total))
 
     def _mixed(self, released: Released, round: int, statistics: NDArray[np.float64]) -> Released:
         """``released`` with these statistics; values from a file are restated for the scales that follow."""
@@ -343,7 +344,8 @@ class Learner:
         self._pending = None
         how = (effect.reason, effect.sent_masked, self._count_cut(effect.round))
         left_out = self._count_left_out(effect.round)
-        self._store.record_round(RoundOutcome(effect.round, effect.stage, (), (), *how, left_out=left_out))
+        outcome = RoundOutcome(effect.round, effect.stage, (), (), *how, left_out=left_out)
+        self._store.record_round(outcome, effect.course)
 
     def _count_cut(self, round: int) -> int:
         """How many values of what we contributed to ``round``, which is over, were beyond the limit."""

@@ -14,6 +14,7 @@ import trio
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.events import (
+    Agreed,
     Begin,
     Completed,
     Contribute,
@@ -25,12 +26,15 @@ from p2pfl.gossip.events import (
     Waiting,
 )
 from p2pfl.gossip.evidence import Accusation, without_payload
+from p2pfl.gossip.exclusions import Ground, Retirement
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.accountant import epsilon, ladder
-from p2pfl.node.catch_up import Ask, Summary, agreed_state, ask_summaries
+from p2pfl.node.catch_up import Ask, Summary, agreed_state, ask_everybody, ask_summaries
 from p2pfl.node.evaluations import measured, why_over
+from p2pfl.node.last_signed import MAX_ANSWER_BYTES, REQUEST, LastSigned, require_newest
 from p2pfl.node.learner import Learner
 from p2pfl.node.outlook import holding, outlook
+from p2pfl.node.participation import Participation, missed_on_the_whole
 from p2pfl.node.released import MOST_ROUNDS, Released
 from p2pfl.node.status import Status
 from p2pfl.node.store import Exclusion, Store
@@ -38,6 +42,7 @@ from p2pfl.node.store import Exclusion, Store
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_ASK_ISSUERS = "ask them; a way back is a new identity and a new ticket"
 _NEW_IDENTITY = "find out who else has the key, and make a new identity (docs/own-servers.md)"
 
 
@@ -79,7 +84,17 @@ def recall(status: Status, manifest: Manifest, store: Store) -> None:
         status.ladder = [(colluders, _finite(rung.pld)) for colluders, rung in rungs]
         ahead = outlook(manifest, store.charges(), outcomes, store.place, store.carried())
         status.epsilon_at_the_end = _finite(epsilon(ahead.mechanisms, privacy.delta).pld)
+    shares = participation(manifest, store, PeerId(status.peer)).shares()
+    status.participation = [share.as_dict() for share in shares]
     recall_evaluations(status, manifest, store)
+
+
+def participation(manifest: Manifest, store: Store, own: PeerId) -> Participation:
+    """Who took part in the rounds of this node, as its receipts say."""
+    receipts = [kept.receipt for kept in store.receipts()]
+    gone = {one.ground.against for one in store.exclusions() if isinstance(one.ground, Retirement)}
+    gone |= {succession.author for succession in store.successions()}
+    return Participation.of(own, manifest.members, receipts, store.populations(), gone)
 
 
 def recall_evaluations(status: Status, manifest: Manifest, store: Store) -> None:
@@ -101,7 +116,7 @@ def _finite(epsilon: float) -> float | None:
 class Rounds:
     """Carries out what the machine asks for; implements :class:`p2pfl.node.shell.Work`.
 
-    ``exclude`` is called for whoever turns out to have contradicted itself, once that is on disk.
+    ``exclude`` is called for what excludes somebody, once that is on disk.
     """
 
     def __init__(
@@ -113,7 +128,7 @@ class Rounds:
         thread: OneThread,
         ask: Ask,
         connected: Callable[[], Collection[PeerId]],
-        exclude: Callable[[PeerId], None],
+        exclude: Callable[[Ground], None],
     ) -> None:
         self._manifest = manifest
         self._learner = learner
@@ -125,6 +140,11 @@ class Rounds:
         self._exclude = exclude
         self._agreeing = max(2, manifest.groups.colluders + 1)
         self._skipped_last = False
+        self._epoch: EpochBegan | None = None
+        self._participation = participation(manifest, store, PeerId(status.peer))
+        self._last_signed = LastSigned(store.receipts())
+        self._compared = False  # our ledger, with what others hold of us
+        self._missed = {share.peer for share in self._participation.shares() if share.low}
         self.done = False
 
     def summary(self) -> Summary:
@@ -139,11 +159,13 @@ class Rounds:
         return None
 
     async def prepare(self, effect: Begin) -> Prepared | None:
+        if not self._compared:
+            await self._require_newest_ledger()
         if self._learner.behind(effect.round):
             await self._catch_up(effect.round)
         if self._skipped_last and await self._others_ended():
             return None
-        prepared = await self._thread(lambda: self._learner.prepare(effect.round))
+        prepared = await self._thread(lambda: self._prepare(effect.round))
         self._enter("learning")  # again, if we were waiting for members within an epoch
         self._status.round, self._status.group = effect.round, list(effect.group)
         self._status.stage = "done" if prepared is None else prepared.stage
@@ -151,6 +173,22 @@ class Rounds:
         self._status.idle = self._learner.idle
         await self._write_status()
         return prepared
+
+    def last_signed(self, peer: PeerId) -> bytes:
+        """What ``peer`` has signed last, as far as this node knows."""
+        return self._last_signed.of(peer)
+
+    async def _require_newest_ledger(self) -> None:
+        """Raises StorageError if members know of a later round of ours than our ledger."""
+        answers = await ask_everybody(self._ask, self._connected(), REQUEST, MAX_ANSWER_BYTES)
+        last = await self._thread(self._store.last_contribution)
+        require_newest(answers.items(), PeerId(self._status.peer), last)
+        self._compared = True
+
+    def _prepare(self, round: int) -> Prepared | None:
+        if self._epoch is not None:
+            self._store.enter_epoch(self._epoch.first_round, self._epoch.roster)
+        return self._learner.prepare(round)
 
     async def _catch_up(self, before: int | None) -> None:
         ours = -1 if self._learner.released is None else self._learner.released.round
@@ -199,6 +237,7 @@ class Rounds:
 
     async def completed(self, effect: Completed) -> None:
         await self._thread(lambda: self._learner.completed(effect))
+        self._count_participation(effect)
         self._skipped_last = False
         self._status.completed += 1
         self._status.training_completed += effect.stage == "training"
@@ -214,6 +253,22 @@ class Rounds:
             await self._thread(lambda: recall_evaluations(self._status, self._manifest, self._store))
         await self._write_status()
 
+    async def agreed(self, effect: Agreed) -> None:
+        self._last_signed.note(effect.results)
+        await self._thread(lambda: self._store.record_agreement(effect.round, effect.results))
+
+    def _count_participation(self, effect: Completed) -> None:
+        """Say so loudly if somebody has gone, once, and if it is here again."""
+        self._participation.count(effect.course.group or effect.members, effect.survivors)
+        shares = self._participation.shares()
+        low = {share.peer: share for share in shares if share.low}
+        for peer in low.keys() - self._missed:
+            log.warning("missed: %s; find out whether that organisation still runs its node", low[peer])
+        for peer in self._missed - low.keys():
+            log.info("peer %s takes part again", peer)
+        self._missed = set(low)
+        self._status.participation = [share.as_dict() for share in shares]
+
     async def skipped(self, effect: Skipped) -> None:
         await self._thread(lambda: self._learner.skipped(effect))
         self._skipped_last = True
@@ -225,24 +280,29 @@ class Rounds:
 
     async def evidence(self, effect: Evidence) -> None:
         match effect.messages:
-            case (Accusation() as accusation,):
-                await self._accused(accusation)
+            case (ground,) if isinstance(ground, Ground):
+                await self._excluded(ground)
             case messages:
                 log.error("peer %s broke the protocol (%s); what it signed is kept", effect.peer, effect.kind)
                 wires = [without_payload(message) for message in messages]
                 await self._thread(lambda: self._store.keep_evidence(effect.peer, effect.kind, wires))
 
-    async def _accused(self, accusation: Accusation) -> None:
-        accused, exclusion = accusation.accused, Exclusion(int(time.time()), accusation)
+    async def _excluded(self, ground: Ground) -> None:
+        exclusion = Exclusion(int(time.time()), ground)
         await self._thread(lambda: self._store.exclude(exclusion))
-        self._exclude(accused)
-        if accused == self._status.peer:
-            log.error("this node is excluded: its key signed %s; %s", accusation.kind, _NEW_IDENTITY)
+        self._exclude(ground)
+        if isinstance(ground, Retirement):
+            log.warning("peer %s takes part no more: %s", ground.against, ground.why)
+        elif ground.against == self._status.peer:
+            remedy = _NEW_IDENTITY if isinstance(ground, Accusation) else _ASK_ISSUERS
+            log.error("this node is excluded: %s; %s", ground.why, remedy)
         else:
-            log.error("peer %s is excluded: it signed %s", accused, accusation.kind)
+            log.error("peer %s is excluded: %s", ground.against, ground.why)
 
     def epoch_began(self, effect: EpochBegan) -> None:
         self._learner.population = len(effect.roster)
+        self._participation.enter(effect.roster)
+        self._epoch = effect
         self._status.epoch = effect.epoch
         self._enter("learning")
         log.info("epoch %d began with %d members", effect.epoch, len(effect.roster))
@@ -262,6 +322,9 @@ class Rounds:
         self._status.phase = "done"
         await self._write_status()
         log.info("the programme is over: %s; the model is %s", self._status.ended, self._status.model)
+        missed = missed_on_the_whole(self._status.participation)
+        if missed:
+            log.warning("the federation ended without some of its members: %s", missed)
 
     def _summarise(self) -> None:
         recall(self._status, self._manifest, self._store)

@@ -16,6 +16,7 @@ import trio
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import (
+    Agreed,
     Begin,
     Completed,
     Compute,
@@ -47,7 +48,7 @@ _COMPUTING_THREADS = 2
 
 
 class Work(Protocol):
-    """What the shell asks of the node around it. The first five are awaited one at a time, in the machine's
+    """What the shell asks of the node around it. The first six are awaited one at a time, in the machine's
     order.
     """
 
@@ -59,6 +60,9 @@ class Work(Protocol):
 
     async def completed(self, effect: Completed) -> None:
         """Apply the sum."""
+
+    async def agreed(self, effect: Agreed) -> None:
+        """Keep who signed the same sum."""
 
     async def skipped(self, effect: Skipped) -> None:
         """The model stays as it is."""
@@ -73,7 +77,7 @@ class Work(Protocol):
         """Rounds cannot go on, for a reason in words."""
 
 
-Job = Begin | Contribute | Completed | Skipped | Evidence
+Job = Begin | Contribute | Completed | Agreed | Skipped | Evidence
 
 
 @dataclass
@@ -98,6 +102,12 @@ class Shell:
         # Nor does this: a round computes one chunk of each kind at a time.
         self._calculate, self._sums = trio.open_memory_channel[Compute](math.inf)
         self._encoded: tuple[Message, bytes] | None = None
+        self._over = -1  # the latest round that was skipped
+
+    @property
+    def backlog(self) -> int:
+        """How many events wait for the machine."""
+        return self._events.statistics().current_buffer_used
 
     async def feed(self, event: Event) -> None:
         """Hand an event to the machine; waits while the machine is behind (that is the back-pressure on
@@ -149,6 +159,9 @@ class Shell:
                     self.work.waiting(effect)
                 case Compute():
                     self._calculate.send_nowait(effect)
+                case Skipped(round):
+                    self._over = max(self._over, round)
+                    self._ask.send_nowait(effect)
                 case _:
                     self._ask.send_nowait(effect)
 
@@ -170,6 +183,8 @@ class Shell:
         """
         async for job in self._jobs:
             match job:
+                case Begin(round) if round <= self._over:
+                    pass  # the machine gave it up; who works it off all the same never catches up
                 case Begin():
                     prepared = await self.work.prepare(job)
                     if prepared is None:
@@ -180,6 +195,8 @@ class Shell:
                     await self.feed(await self.work.contribute(job))
                 case Completed():
                     await self.work.completed(job)
+                case Agreed():
+                    await self.work.agreed(job)
                 case Skipped():
                     await self.work.skipped(job)
                 case Evidence():

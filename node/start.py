@@ -6,7 +6,7 @@ known at once, by the key of the config that it stands at.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest, OutsideTask, PluginTask
@@ -25,6 +25,8 @@ from p2pfl.node.errors import (
 from p2pfl.node.identity_file import load_identity
 from p2pfl.node.joining import known_federation
 from p2pfl.node.lock import locked
+from p2pfl.node.network_key import read_key
+from p2pfl.node.rotation import require_settled
 from p2pfl.node.store import Store
 from p2pfl.node.training.table import NO_RECORDS, Table, check_readable, load_table
 
@@ -54,6 +56,7 @@ class Prepared:
     admission: FederationAdmission
     manifest: Manifest | None
     records: Records | None
+    network_key: bytes | None = field(default=None, repr=False)
 
 
 @contextmanager
@@ -64,17 +67,22 @@ def prepared(config: NodeConfig) -> Iterator[Prepared]:
     Raises the UserError of whatever cannot be used, naming the key of the config that it stands at.
     """
     with _blaming("identity"):
+        require_settled(config.identity)
         identity = load_identity(config.identity)
     with locked(config.state), Store.open(config.state, identity) as store:
         _require_last(store)
         with _blaming("federation.id"):
             federation, manifest = known_federation(config, store)
         with _blaming("federation.ticket"):
-            admission = FederationAdmission(federation, identity.peer_id, config.ticket, manifest)
+            successions = store.successions()
+            admission = FederationAdmission(
+                federation, identity.peer_id, config.ticket, manifest, successions=successions
+            )
         if manifest is None:
             _check_joining(config)
         records = None if manifest is None else load_records(config, manifest)
-        yield Prepared(config, identity, store, federation, admission, manifest, records)
+        key = None if config.network_key is None else read_key(config.network_key)
+        yield Prepared(config, identity, store, federation, admission, manifest, records, key)
 
 
 def _require_last(store: Store) -> None:
@@ -143,7 +151,7 @@ def load_initial(config: NodeConfig, manifest: Manifest) -> Tensors | None:
 
 def _check_joining(config: NodeConfig) -> None:
     """Without a manifest: there must be somebody to ask for it, and data files that start like tables."""
-    if not config.bootstrap:
+    if not (config.bootstrap or config.mdns or config.rendezvous):
         raise ConfigError(
             "network.bootstrap",
             "not set, and the manifest is not here yet",

@@ -16,11 +16,12 @@ several federations adds up, and nothing here adds it, but for what was taken al
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,30 +29,53 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from p2pfl.crypto import labels
-from p2pfl.crypto.identity import Identity, PeerId, parse_peer_id
+from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.canonical import pack, unpack_untrusted
-from p2pfl.gossip.evidence import Accusation
+from p2pfl.gossip.epoch_messages import NOTHING
+from p2pfl.gossip.events import Course
+from p2pfl.gossip.exclusions import GROUNDS, Ground
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, decode_manifest_untrusted, digest_of
-from p2pfl.gossip.wire import Limits, decode_relayed, encode
-from p2pfl.node.accountant import Mechanism
-from p2pfl.node.atomic_file import write_atomically
+from p2pfl.gossip.successions import Succession, parse_wire_untrusted
+from p2pfl.gossip.wire import Limits, Message, decode_relayed, encode
+from p2pfl.node.accountant import Mechanism, rdp_epsilon
+from p2pfl.node.address_book import MOST_REMEMBERED, Met, worth_trying
+from p2pfl.node.atomic_file import remove_leftovers, write_atomically
 from p2pfl.node.carried import Carried, Successor
 from p2pfl.node.carried import canonical as carried_bytes
 from p2pfl.node.carried import parsed as parse_carried
-from p2pfl.node.database import JOURNAL_REMEDY, Database, explained
+from p2pfl.node.database import DATABASE, JOURNAL_REMEDY, Database, explained
 from p2pfl.node.errors import StorageError
 from p2pfl.node.journal import Journal
+from p2pfl.node.migration import VERSION, migrate
 from p2pfl.node.own_file import PRIVATE, read_own, write_own
-from p2pfl.node.released import MOST_ROUNDS, Place, Released
+from p2pfl.node.receipts import (
+    Agreement,
+    Entry,
+    Kept,
+    Population,
+    Receipt,
+    RoundOutcome,
+    outcome_of_format_1,
+    signed_receipt,
+)
+from p2pfl.node.released import Place, Released
+from p2pfl.node.rows import (
+    MAX_ROW,
+    federation_of,
+    fields_of,
+    messages_of,
+    peer_of,
+    peers_of,
+    pointer_of,
+    version_of,
+)
 
-VERSION = 1
-DATABASE = "p2pfl.sqlite"
 EVIDENCE_ROWS = 16
 """Pieces of evidence that are kept of one peer; the first ones say enough."""
 EVIDENCE_BYTES = 1 << 16
 """Of one piece of evidence: two proposals of the largest group, without payloads, are half of it."""
-_MAX_ROW = 1 << 20
 _KEPT_MODELS = 2
+_UNCONFIRMED = 4
 _LATEST = 1 << 37  # seconds since 1970; calendars go no further
 
 _SCHEMA = {
@@ -79,34 +103,11 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundOutcome:
-    """How one round ended here. ``reason`` is empty when it completed; ``survivors`` is empty when it was
-    skipped. ``saturated``: values of this node that were cut. ``left_out``: how often a record's gradient was
-    not finite, and counted as zero. ``evaluation``: of a completed evaluation that counts, the sums over the
-    group (:mod:`p2pfl.node.training.metrics`).
-    """
-
-    round: int
-    stage: str
-    members: tuple[PeerId, ...]
-    survivors: tuple[PeerId, ...]
-    reason: str
-    sent_masked: bool
-    saturated: int
-    evaluation: tuple[float, ...] | None = None
-    left_out: int = 0
-
-    @property
-    def completed(self) -> bool:
-        return not self.reason
-
-
-@dataclass(frozen=True, slots=True)
 class Exclusion:
     """Who is excluded, and why; this node has known since ``since``, in seconds since 1970."""
 
     since: int
-    accusation: Accusation
+    ground: Ground
 
 
 class Store:
@@ -116,10 +117,13 @@ class Store:
     written there.
     """
 
-    def __init__(self, directory: Path, database: Database, journal: Journal) -> None:
+    def __init__(self, directory: Path, database: Database, journal: Journal, identity: Identity) -> None:
         self.directory = directory
         self._database = database
         self._journal = journal
+        self._identity = identity
+        self._unconfirmed: dict[int, Receipt] = {}  # the latest, whose results are still to come
+        self._parsed: dict[str, tuple[list[Any], int]] = {}  # rows of a kind, and up to which row
 
     @classmethod
     def open(cls, directory: Path, identity: Identity, *, readonly: bool = False) -> "Store":
@@ -133,16 +137,19 @@ class Store:
         if readonly and not path.exists():
             raise absent
         database = Database.open(path, readonly=readonly)
+        if not readonly:
+            remove_leftovers(directory)
         try:
-            chain_key = hmac.digest(identity.seed, labels.LEDGER_CHAIN, "sha256")
-            store = cls(directory, database, Journal(database, chain_key))
+            store = cls(directory, database, Journal(database, chain_key(identity)), identity)
             tables = database.tables
             if not tables and readonly:
                 raise absent
             store._check_tables(tables) if tables else store._create()
-            store._check_version()
+            found = store._check_version()
             store.verify()
             store._check_federation()
+            if found < VERSION and not readonly:
+                migrate(database, found)
         except BaseException:
             database.close()
             raise
@@ -161,8 +168,8 @@ class Store:
         if missing:
             raise StorageError(f"{self._database.path}: table {missing[0]} is missing", JOURNAL_REMEDY)
 
-    def _check_version(self) -> None:
-        found = self._value("version", _version)
+    def _check_version(self) -> int:
+        found = self._value("version", version_of)
         if found is None:
             raise StorageError(f"{self._database.path}: table meta, version: missing", JOURNAL_REMEDY)
         if found > VERSION:
@@ -170,10 +177,11 @@ class Store:
                 f"{self.directory} was written by a newer p2pfl (format {found}, known: {VERSION})",
                 "upgrade p2pfl on this machine",
             )
+        return found
 
     def _check_federation(self) -> None:
         """The ledger is that of the federation it began with, whatever ``meta`` says."""
-        begun, manifest = self._entries("federation", _federation), self.manifest_bytes()
+        begun, manifest = self._entries("federation", federation_of), self.manifest_bytes()
         if begun and (manifest is None or digest_of(manifest) != begun[0]):
             raise StorageError(
                 f"{self._database.path}: table meta, manifest: not that of the journal's federation",
@@ -213,7 +221,7 @@ class Store:
                 "give every federation a state directory of its own",
             )
         self._database.set_value("manifest", manifest)
-        if not self._entries("federation", _federation):
+        if not self._entries("federation", federation_of):
             self._journal.append("federation", pack([digest_of(manifest)]))
 
     # -- journal
@@ -224,8 +232,18 @@ class Store:
         self._journal.verify()
 
     def _entries(self, kind: str, parse: Callable[[bytes], _T]) -> list[_T]:
+        """All rows of ``kind``, each parsed once."""
+        known, after = self._parsed.get(kind, ([], -1))
+        last = self._journal.last
+        new = self._read(kind, parse, after, last)
+        known = known + new if new else known
+        self._parsed[kind] = known, last
+        return known
+
+    def _read(self, kind: str, parse: Callable[[bytes], _T], after: int, last: int) -> list[_T]:
         return [
-            self._database.parsed("journal", row, parse, body) for row, body in self._journal.entries(kind)
+            self._database.parsed("journal", f"row {sequence}", parse, body)
+            for sequence, body in self._journal.entries(kind, after, last)
         ]
 
     def charge(self, round: int, mechanism: Mechanism | None, recipients: Sequence[PeerId] = ()) -> None:
@@ -236,6 +254,7 @@ class Store:
         """
         cost = None if mechanism is None else mechanism.to_canonical()
         self._journal.append("contribution", pack([round, cost, list(recipients)]))
+        self._database.settle()
 
     def charges(self) -> list[Charge]:
         """The ledger, oldest first."""
@@ -267,24 +286,78 @@ class Store:
         """The latest round that this node may have sent masked data in; -1 if none."""
         return max((charge.round for charge in self.charges()), default=-1)
 
-    def record_round(self, outcome: RoundOutcome) -> None:
-        """Write down how a round ended."""
-        sums = None if outcome.evaluation is None else [repr(value) for value in outcome.evaluation]
-        peers = [list(outcome.members), list(outcome.survivors)]
-        how = [outcome.reason, outcome.sent_masked, outcome.saturated, sums, outcome.left_out]
-        self._journal.append("round", pack([outcome.round, outcome.stage, *peers, *how]))
+    def record_round(self, outcome: RoundOutcome, course: Course | None = None, result: bytes = b"") -> None:
+        """Write down how a round ended, with a receipt; ``result`` is the digest of its sum."""
+        begun = self._entries("federation", federation_of)
+        kept = signed_receipt(
+            self._identity,
+            begun[0] if begun else NOTHING,
+            outcome,
+            course or Course(),
+            ended=int(time.time()),
+            result=result,
+            epsilon=self._epsilon(),
+        )
+        self._journal.append("receipt", Entry(kept, outcome).to_bytes())
+        self._unconfirmed = {**self._unconfirmed, outcome.round: kept.receipt}
+        while len(self._unconfirmed) > _UNCONFIRMED:
+            del self._unconfirmed[next(iter(self._unconfirmed))]
+
+    def _epsilon(self) -> str:
+        """An upper bound on what the ledger has spent; empty if the federation promises nothing."""
+        manifest = self.manifest()
+        if manifest is None or manifest.privacy.mode == "none":
+            return ""
+        return repr(rdp_epsilon(self.mechanisms(), manifest.privacy.delta))
+
+    def record_agreement(self, round: int, results: Iterable[Message]) -> None:
+        """Write down what ``results`` put under the receipt of ``round``, one of the latest."""
+        receipt = self._unconfirmed.pop(round, None)
+        if receipt is not None:
+            self._journal.append("agreed", Agreement.of(receipt, results).to_bytes())
 
     def rounds(self) -> list[RoundOutcome]:
         """Every round this node took part in, oldest first."""
-        return self._entries("round", _outcome)
+        before = self._entries("round", outcome_of_format_1)
+        return before + self._entries("receipt", lambda raw: Entry.from_bytes(raw).outcome)
+
+    def receipts(self) -> list[Kept]:
+        """What this node has signed about its rounds, oldest first, and who signed the same sums."""
+        last = self._journal.last
+        agreed = {one.round: one.signatures for one in self._read("agreed", Agreement.from_bytes, -1, last)}
+        return [
+            replace(entry.kept, agreed=agreed.get(entry.outcome.round, ()))
+            for entry in self._read("receipt", Entry.from_bytes, -1, last)
+        ]
+
+    def enter_epoch(self, first_round: int, members: Collection[PeerId]) -> None:
+        """Write down who is in the federation from ``first_round`` on, unless that is known."""
+        known = self.populations()
+        if not known or known[-1].members != frozenset(members):
+            self._journal.append("epoch", Population(first_round, frozenset(members)).to_bytes())
+
+    def populations(self) -> list[Population]:
+        """Who was in the federation, oldest first."""
+        return self._entries("epoch", Population.from_bytes)
 
     def exclude(self, exclusion: Exclusion) -> None:
         """Write down that somebody takes part no more, with the proof of what it did."""
-        self._journal.append("exclusion", pack([exclusion.since, encode(exclusion.accusation)]))
+        self._journal.append("exclusion", pack([exclusion.since, encode(exclusion.ground)]))
 
     def exclusions(self) -> list[Exclusion]:
         """Everybody excluded, oldest first."""
         return self._entries("exclusion", _exclusion)
+
+    def change_identity(self, succession: Succession, identity: Identity) -> None:
+        """Write down that this node's place went to ``identity``, and chain the journal anew under its key:
+        both or, whatever happens meanwhile, nothing. What was charged stays charged.
+        """
+        entry = pack([encode(succession)])
+        self._journal.hand_over("succession", entry, chain_key(identity))
+
+    def successions(self) -> tuple[Succession, ...]:
+        """How this node came by the place of its first key, newest first."""
+        return tuple(reversed(self._entries("succession", _succession)))
 
     # -- released model
     def save_released(self, released: Released) -> None:
@@ -301,7 +374,7 @@ class Store:
 
     def released(self) -> Released | None:
         """The current model, None before the first release. Raises StorageError if its file is damaged."""
-        pointer = self._value("released", _pointer)
+        pointer = self._value("released", pointer_of)
         if pointer is None:
             if any(outcome.completed and outcome.stage != "evaluation" for outcome in self.rounds()):
                 what = f"{self._database.path}: table meta, released: missing, though rounds have completed"
@@ -336,13 +409,13 @@ class Store:
     @property
     def place(self) -> Place | None:
         """How far the federation was at the last release, None before the first; needs no model file."""
-        pointer = self._value("released", _pointer)
+        pointer = self._value("released", pointer_of)
         return None if pointer is None else Place(*pointer[:-1])
 
     @property
     def model_path(self) -> Path | None:
         """Where the current model is, None before the first release."""
-        pointer = self._value("released", _pointer)
+        pointer = self._value("released", pointer_of)
         return None if pointer is None else self._model_path(pointer[0])
 
     def _model_path(self, round: int) -> Path:
@@ -350,18 +423,21 @@ class Store:
 
     # -- peers and evidence
     def remember_peer(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        """Keep where ``peer`` was met, in the place of what was kept of it before."""
-        self._database.execute("INSERT OR REPLACE INTO peers VALUES (?, ?)", peer, pack(list(addresses)))
+        """Keep where ``peer`` was met, now, in the place of what was kept before; what worked last first."""
+        met = Met(tuple(addresses), int(time.time()))
+        self._database.execute("INSERT OR REPLACE INTO peers VALUES (?, ?)", peer, met.to_bytes())
+        last = "SELECT rowid FROM peers ORDER BY rowid DESC LIMIT ?"
+        self._database.execute(f"DELETE FROM peers WHERE rowid NOT IN ({last})", MOST_REMEMBERED)  # noqa: S608
 
     def peers(self) -> dict[PeerId, tuple[str, ...]]:
-        """Every peer met, and its addresses."""
-        found = {}
+        """Every peer met, and its addresses: the latest, and what worked last, first."""
+        found: dict[PeerId, Met] = {}
         for row, peer, addresses in self._database.rows(
             "SELECT rowid, CAST(peer AS BLOB), addresses FROM peers"
         ):
             read = partial(self._database.parsed, "peers", f"row {row}")
-            found[read(_peer, peer)] = read(_addresses, addresses)
-        return found
+            found[read(peer_of, peer)] = read(Met.from_bytes, addresses)
+        return worth_trying(found)
 
     def keep_evidence(self, peer: PeerId, kind: str, messages: Sequence[bytes]) -> None:
         """Keep what ``peer`` signed against itself, up to EVIDENCE_ROWS pieces of one peer.
@@ -382,86 +458,43 @@ class Store:
             "SELECT rowid, CAST(peer AS BLOB), CAST(kind AS BLOB), messages FROM evidence"
         ):
             read = partial(self._database.parsed, "evidence", f"row {row}")
-            found.append((read(_peer, peer), read(bytes.decode, kind), read(_messages, messages)))
+            found.append((read(peer_of, peer), read(bytes.decode, kind), read(messages_of, messages)))
         return found
 
 
-def _version(raw: bytes) -> int:
-    if not raw.isdigit():
-        raise ValueError("not a version")
-    return int(raw)
-
-
-def _peer(raw: bytes) -> PeerId:
-    return parse_peer_id(raw.decode())
-
-
-def _fields(raw: bytes) -> object:
-    return unpack_untrusted(raw, _MAX_ROW)
-
-
-def _federation(body: bytes) -> bytes:
-    match _fields(body):
-        case [bytes(digest)]:
-            return digest
-        case _:
-            raise ValueError("not a federation")
+def chain_key(identity: Identity) -> bytes:
+    """The key of the journal's chain."""
+    return hmac.digest(identity.seed, labels.LEDGER_CHAIN, "sha256")
 
 
 def _charge(raw: bytes) -> Charge:
-    match _fields(raw):
+    match fields_of(raw):
         case [int(round), dict() | None as cost, list(recipients)]:
-            mechanism = None if cost is None else Mechanism.from_canonical(cost)
-            return Charge(round, mechanism, _peers(recipients))
+            mechanism = None if cost is None else _mechanism(pack(cost))
+            return Charge(round, mechanism, peers_of(recipients))
     raise ValueError("not a contribution")
 
 
+@lru_cache(maxsize=1024)
+def _mechanism(raw: bytes) -> Mechanism:
+    """Few are different in a ledger."""
+    return Mechanism.from_canonical(unpack_untrusted(raw, MAX_ROW))
+
+
 def _exclusion(raw: bytes) -> Exclusion:
-    match _fields(raw):
+    match fields_of(raw):
         case [int(since), bytes(wire)] if 0 <= since < _LATEST:
-            accusation = decode_relayed(wire, Limits(0), {Accusation.TAG: Accusation})
-            assert isinstance(accusation, Accusation)
-            return Exclusion(since, accusation)
+            ground = decode_relayed(wire, Limits(0), GROUNDS)
+            assert isinstance(ground, Ground)
+            return Exclusion(since, ground)
     raise ValueError("not an exclusion")
 
 
-def _outcome(raw: bytes) -> RoundOutcome:
-    match _fields(raw):
-        case [int(round), str(stage), members, survivors, str(reason), bool(sent), int(cut), sums, int(out)]:
-            peers = (_peers(members), _peers(survivors))
-            return RoundOutcome(round, stage, *peers, reason, sent, cut, _sums(sums), out)
-    raise ValueError("not the outcome of a round")
-
-
-def _peers(fields: object) -> tuple[PeerId, ...]:
-    return tuple(PeerId(peer) for peer in _all(str, fields))
-
-
-def _sums(fields: object) -> tuple[float, ...] | None:
-    return None if fields is None else tuple(map(float, _all(str, fields)))
-
-
-def _pointer(raw: bytes) -> tuple[int, int, int, float, bytes]:
-    match _fields(raw):
-        case [int(round), int(start), int(vote_rounds), str(votes), bytes(digest)] if (
-            0 <= round < MOST_ROUNDS
-        ):
-            return round, start, vote_rounds, float(votes), digest
-    raise ValueError("not a pointer to a model")
-
-
-def _addresses(raw: bytes) -> tuple[str, ...]:
-    return _all(str, _fields(raw))
-
-
-def _messages(raw: bytes) -> tuple[bytes, ...]:
-    return _all(bytes, _fields(raw))
-
-
-def _all(kind: type[_T], fields: object) -> tuple[_T, ...]:
-    if not isinstance(fields, list) or not all(isinstance(field, kind) for field in fields):
-        raise ValueError(f"not a list of {kind.__name__}")
-    return tuple(fields)
+def _succession(raw: bytes) -> Succession:
+    match fields_of(raw):
+        case [bytes(wire)]:
+            return parse_wire_untrusted(wire)
+    raise ValueError("not a succession")
 
 
 def _checkpoint(released: Released) -> bytes:

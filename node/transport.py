@@ -14,7 +14,6 @@ hundreds of megabytes, have a stream each, and a length and a SHA-256 with every
 cost, before and after admission, is in docs/transport.md.
 """
 
-import errno
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -25,24 +24,25 @@ from libp2p.custom_types import TProtocol
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect import Multiselect
-from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.errors import LocalProtocolError
-from p2pfl.node.errors import NetworkError, reason_of
 from p2pfl.node.hardened.gate import RefusedAtGateError
 from p2pfl.node.hardened.guard import ProtocolRefusedError, guarded, open_stream
 from p2pfl.node.hardened.host import make_host, quiet
+from p2pfl.node.hardened.keyed import keyed
 from p2pfl.node.hardened.noise import NoiseSession
 from p2pfl.node.hardened.tcp import Tcp
 from p2pfl.node.hardened.wire import WireError, read_frame, write_frames
 from p2pfl.node.hardened.yamux import Yamux, YamuxLimits
 from p2pfl.node.hardened.yamux_stream import YamuxStream
-from p2pfl.node.transport_address import cause_of_kind, dial_reason, dialable, parse_dialable
+from p2pfl.node.transport_address import dialable, listen_problem
+from p2pfl.node.transport_dialling import Calls
 from p2pfl.node.transport_exchange import Responder, answer, answer_pings, ask
 from p2pfl.node.transport_reception import ADMISSION, Reception
+from p2pfl.node.transport_relay import HOP, STOP, Circuits, accept_circuit
 from p2pfl.node.transport_session import EventQueue, Link, Room, Session
 from p2pfl.node.transport_types import (
     Admission,
@@ -85,14 +85,6 @@ PING: Final = TProtocol("/ipfs/ping/1.0.0")
 _MAX_LINKS_PER_PEER: Final = 4
 _SPARE_WINDOW: Final = 16 << 20
 _PEERSTORE_CLEANUP_SECONDS: Final = 300
-_PORT_HINT: Final = (
-    "stop the program that uses the port (this node, already running?), or choose another port"
-)
-_LISTEN_HINTS: Final = {
-    errno.EADDRNOTAVAIL: "it is not an address of this machine: listen on /ip4/0.0.0.0/tcp/<port>, and put"
-    " the address that others dial under network.announce",
-    errno.EACCES: "choose a port above 1023",
-}
 
 
 class Transport:
@@ -101,6 +93,8 @@ class Transport:
     ``listen``           multiaddresses /ip4|ip6/<address>/tcp/<port>; port 0 takes a free one
     ``protocol_prefix``  begins every protocol that only peers may speak; names the federation
     ``requests``         what peers may ask, by name; a responder may raise RequestRefused
+    ``relay``            carry connections between peers that cannot reach each other
+    ``network_key``      32 bytes: talk only to who has it, too (:mod:`.hardened.keyed`)
 
     One object runs once. All methods are for the thread of :meth:`run`.
     """
@@ -113,6 +107,9 @@ class Transport:
         protocol_prefix: str,
         limits: Limits,
         requests: Mapping[str, Responder],
+        *,
+        relay: bool = False,
+        network_key: bytes | None = None,
     ) -> None:
         self._identity = identity
         self._listen = tuple(listen)
@@ -120,17 +117,26 @@ class Transport:
         self._limits = limits
         self._longest = limits.max_message
         self._requests = dict(requests)
-        self._tcp = Tcp(max_handshakes=2 * limits.max_guests)
+        self._relay = relay
+        handshakes = 2 * limits.max_guests
+        self._tcp = Tcp(handshakes) if network_key is None else Tcp(handshakes, **keyed(network_key))
         self._host: IHost | None = None
         self._nursery: trio.Nursery | None = None
         self._addresses: tuple[str, ...] = ()
         self._links: dict[Yamux, Link] = {}
         self._sessions: dict[PeerId, Session] = {}
-        self._dialling: dict[PeerId, trio.Event] = {}
+        self._circuits = Circuits()
         self._past: dict[PeerId, Traffic] = {}  # of everybody ever admitted
         self._room = Room(limits.outbox_messages, limits.outbox_bytes, limits.outboxes_bytes)
         self._queue = EventQueue(limits.inbox_messages, limits.inbox_bytes)
         self._reception = Reception(admission, limits.guest_seconds, self._queue.put, self._admit)
+        self._calls = Calls(
+            self._tcp,
+            limits.dial_seconds,
+            lambda: cast(Swarm, self._running()[0].get_network()),
+            self._links.__getitem__,
+            self._reception,
+        )
         self._for_peers = Multiselect()
 
     # -- running
@@ -160,14 +166,8 @@ class Transport:
     async def _bind(self, address: str) -> Multiaddr:
         try:
             return await self._tcp.bind(Multiaddr(address))
-        except OSError as error:
-            what = f"cannot listen on {address}: {reason_of(error)}"
-            raise NetworkError(what, _LISTEN_HINTS.get(error.errno or 0, _PORT_HINT)) from error
-        except (ValueError, MultiaddrError) as error:
-            raise NetworkError(
-                f"cannot listen on {address}: {error}",
-                "write it as /ip4/0.0.0.0/tcp/4001, with an address of this machine",
-            ) from error
+        except (OSError, ValueError, MultiaddrError) as error:
+            raise listen_problem(address, error) from error
 
     def _make_host(self) -> IHost:
         host = make_host(
@@ -185,6 +185,9 @@ class Transport:
         for protocol, handler in for_guests.handlers.items():
             self._for_peers.add_handler(protocol, handler)
         self._for_peers.add_handler(self._protocol("messages"), self._on_messages)
+        self._for_peers.add_handler(STOP, self._on_circuit)
+        if self._relay:
+            self._for_peers.add_handler(HOP, self._on_relaying)
         for name, responder in self._requests.items():
             self._for_peers.add_handler(self._protocol(f"request/{name}"), self._answering(name, responder))
         return host
@@ -207,6 +210,20 @@ class Transport:
     def connected(self) -> frozenset[PeerId]:
         """The peers here at this moment."""
         return frozenset(peer for peer, session in self._sessions.items() if not session.lost)
+
+    @property
+    def direct(self) -> frozenset[PeerId]:
+        """Those of :attr:`connected` that are here without a relay."""
+        return frozenset(peer for peer in self.connected if not self._sessions[peer].link.relayed)
+
+    @property
+    def relays(self) -> frozenset[PeerId]:
+        """Those of :attr:`direct` that have not said that they do not relay."""
+        return frozenset(peer for peer in self.direct if self._sessions[peer].relays)
+
+    def observed(self, peer: PeerId) -> str | None:
+        """The IP address that ``peer`` comes from; None if it is not here, or only through a relay."""
+        return self._sessions[peer].link.tcp.get_remote_address()[0] if peer in self.direct else None
 
     @property
     def events(self) -> trio.abc.ReceiveChannel[TransportEvent]:
@@ -241,6 +258,11 @@ class Transport:
             slowest = max(self._sessions.values(), key=lambda each: each.queued)
             self._end(slowest, "of all peers it takes what is sent to it most slowly, and it is too much")
         return not session.over
+
+    @property
+    def queued(self) -> int:
+        """Bytes of messages that wait to be sent."""
+        return self._room.used
 
     def limit_messages(self, longest: int) -> None:
         """Read no message of more bytes than this from now on, and never more than ``Limits.max_message``."""
@@ -287,59 +309,28 @@ class Transport:
     # -- dialling
     async def connect(self, address: str) -> PeerId:
         """Dial ``address``, which ends in /p2p/<id>, and complete admission; at once if that peer is
-        connected.
+        connected, and not only through a relay.
 
         Raises Unreachable or AdmissionRefused, both NetworkError.
         """
-        where, peer = parse_dialable(address)
-        if peer == self._identity.peer_id:
+        if address.endswith(f"/p2p/{self._identity.peer_id}"):
             raise Unreachable(address, "that is this node itself")
-        while peer in self._dialling:
-            await self._dialling[peer].wait()
-        if peer in self.connected:
-            return peer
-        done = self._dialling[peer] = trio.Event()
-        try:
-            await self._connect(address, where, peer)
-        finally:
-            del self._dialling[peer]
-            done.set()
-        return peer
+        return await self._calls.call(address, lambda peer: peer in self.direct)
 
-    async def _connect(self, address: str, where: Multiaddr, peer: PeerId) -> None:
-        try:
-            with trio.fail_after(self._limits.dial_seconds):
-                await self._dial(where, peer)
-        except trio.TooSlowError:
-            raise Unreachable(address, f"no answer within {self._limits.dial_seconds:g} s") from None
-        except UnicodeError as error:  # of the codec for names, before anything is looked up
-            raise Unreachable(address, f"not a name: {error}") from None
-        except ProtocolRefusedError as error:
-            raise Unreachable(address, f"it is not a node that would admit this one: {error}") from None
-        except (OpenConnectionError, WireError) as error:
-            refused = cause_of_kind(error, RefusedAtGateError)
-            if refused is not None:
-                raise AdmissionRefused(peer, str(refused)) from None
-            raise Unreachable(address, dial_reason(error)) from None
+    async def connect_through(self, relay: PeerId, peer: PeerId) -> None:
+        """Complete admission with ``peer`` over a connection that ``relay``, which is here, carries.
 
-    async def _dial(self, where: Multiaddr, peer: PeerId) -> None:
-        host, _ = self._running()
-        raw = await self._tcp.dial(where)
-        link: Link | None = None
-        try:
-            link = await self._upgrade(cast(Swarm, host.get_network()), raw, peer)
-            await self._reception.introduce(link)
-        finally:
-            if link is None or not link.admitted:
-                with trio.CancelScope(shield=True):
-                    await raw.close()
+        Raises Unreachable or AdmissionRefused, both NetworkError.
+        """
+        if relay not in self.direct:
+            raise Unreachable(f"/p2p/{relay}/p2p-circuit/p2p/{peer}", "the relay is not connected")
+        await self._calls.call_through(self._sessions[relay], peer)
 
-    async def _upgrade(self, swarm: Swarm, raw: Any, peer: PeerId) -> Link:
-        try:
-            conn = await swarm.upgrade_outbound_raw_conn(raw, ID.from_string(peer))
-            return self._links[cast(Yamux, conn.muxed_conn)]
-        except Exception as error:  # the library lets through what protobuf, cipher and peer make of it
-            raise WireError("the handshake failed") from error
+    async def probe(self, address: str, may_dial: Callable[[str], bool]) -> None:
+        """Whether the peer that ``address`` ends in answers there, over a connection of its own that ends
+        with the handshake. Only an IP address that it ``may_dial`` is dialled. Raises Unreachable.
+        """
+        await self._calls.probe(address, may_dial)
 
     # -- links and sessions
     def _make_muxer(self, conn: NoiseSession, peer_id: ID) -> Yamux:
@@ -382,11 +373,14 @@ class Transport:
         await answer_pings(_muxed(net_stream), self._limits.idle_seconds)
 
     def _admit(self, link: Link) -> None:
+        self._tcp.admitted(link.tcp)
         session = self._sessions.get(link.peer)
-        if session is not None and session.token == link.token:
+        if session is not None and session.link.relayed and not link.relayed:
+            self._end(session, "it is here directly now, no longer through a relay", for_good=False)
+        elif session is not None and session.token == link.token:
             session.links.add(link)
             return
-        if session is not None:
+        elif session is not None:
             self._end(session, "the peer started over")
         session = self._sessions[link.peer] = Session(link, self._limits, self._room)
         self._past.setdefault(link.peer, Traffic())
@@ -417,7 +411,8 @@ class Transport:
         link = self._links.pop(muxer)
         link.settled.set()
         if link.admitted:
-            self._past[link.peer] += Traffic(wire_sent=link.tcp.sent, wire_received=link.tcp.received)
+            on_the_wire = Traffic(wire_sent=link.tcp.sent, wire_received=link.tcp.received)
+            self._past[link.peer] = self._past.get(link.peer, Traffic()) + on_the_wire
         session = self._sessions.get(link.peer)
         if session is not None and link in session.links:
             session.links.discard(link)
@@ -428,20 +423,32 @@ class Transport:
         if link.peer not in self._sessions and all(other.peer != link.peer for other in self._links.values()):
             self._reception.forget(link.peer)
 
-    def _end(self, session: Session, reason: str) -> None:
+    def _end(self, session: Session, reason: str, *, for_good: bool = True) -> None:
+        """``for_good``: the next session with the peer is a new one, by another token."""
         if session.over:
             return
         session.over = session.lost = True
         session.drop_outbox()
         self._past[session.peer] += Traffic(session.sent, session.received)
         del self._sessions[session.peer]
-        self._reception.forget(session.peer)
+        if for_good:
+            self._reception.forget(session.peer)
         session.writing_scope.cancel()
         session.reading_scope.cancel()
         log.info("peer %s disconnected: %s", session.peer, reason)
         self._queue.put(PeerDisconnected(session.peer, reason))
         for link in session.links:
             self._running()[1].start_soon(link.muxer.close)
+
+    # -- relaying
+    async def _on_relaying(self, net_stream: INetStream) -> None:
+        _, session = self._session_of(net_stream)
+        muxers = {peer: self._sessions[peer].link.muxer for peer in self.direct}
+        await self._circuits.answer(_muxed(net_stream), session.peer, muxers)
+
+    async def _on_circuit(self, net_stream: INetStream) -> None:
+        _, session = self._session_of(net_stream)
+        await self._tcp.serve_carried(await accept_circuit(_muxed(net_stream), session.peer))
 
     # -- messages
     async def _write_messages(self, session: Session) -> None:
@@ -467,6 +474,8 @@ class Transport:
                     await stream.wait_for_more()
                     data = await read_frame(stream, self._longest, self._limits.idle_seconds)
                     session.count_received(len(data))
+                    if (pause := session.reads_on_after(len(data), trio.current_time())) > 0:
+                        await trio.sleep(pause)
                     await self._queue.put_message(MessageReceived(session.peer, data))
             except WireError as error:
                 self._end(session, str(error))

@@ -15,12 +15,14 @@ from typing import Final
 import trio
 
 from p2pfl.crypto.identity import PeerId
+from p2pfl.node.hardened.allowance import Allowance
 from p2pfl.node.hardened.tcp import TcpStream
 from p2pfl.node.hardened.yamux import Yamux
 from p2pfl.node.hardened.yamux_stream import PIECE, YamuxStream
 from p2pfl.node.transport_types import GuestRefused, Limits, MessageReceived, Traffic, TransportEvent
 
 MAX_REFUSALS_QUEUED: Final = 1000
+BURST_SECONDS: Final = 4.0
 MAX_COMINGS_QUEUED: Final = 4096
 """Peers' coming and going: with more of that unseen nobody new is let in."""
 
@@ -52,7 +54,14 @@ class Link:
     admission: YamuxStream | None = None
 
     @property
+    def relayed(self) -> bool:
+        """Whether a relay carries it."""
+        return self.tcp.relay is not None
+
+    @property
     def address(self) -> str:
+        if self.tcp.relay is not None:
+            return f"/p2p/{self.tcp.relay}/p2p-circuit"
         host, port = self.tcp.get_remote_address()
         return f"/ip{6 if ':' in host else 4}/{host}/tcp/{port}"
 
@@ -69,6 +78,7 @@ class Session:
         self.link = link
         self.links = {link}
         self.reading: Link | None = None
+        self.relays = True  # as far as is known
         self.lost = False  # its link is gone; what arrived is still being reported
         self.over = False
         self.writing_scope = trio.CancelScope()
@@ -78,8 +88,17 @@ class Session:
         self.received = 0
         self.queued = 0  # bytes in the outbox
         self._room = room
+        now, many, much = trio.current_time(), limits.messages_a_second, limits.bytes_a_second
+        self._messages = Allowance(BURST_SECONDS * many, many, now)
+        self._bytes = Allowance(BURST_SECONDS * much, much, now)
         self._outbox: deque[bytes] = deque()
         self._wake = trio.lowlevel.ParkingLot()
+
+    def reads_on_after(self, size: int, now: float) -> float:
+        """Seconds to leave what the peer sends unread, after a message of ``size`` bytes: 0 unless it sends
+        more than ever is needed.
+        """
+        return max(self._messages.take(1, now), self._bytes.take(size, now))
 
     def count_received(self, size: int) -> None:
         """``size`` bytes of the application's came."""

@@ -30,6 +30,7 @@ class Limits:
     ``outbox_bytes``     the same in bytes; :meth:`outboxes_for` has fewer, for a model that is known
     ``outboxes_bytes``   queued for all peers together: with more the one with the fullest queue is lost
     ``inbox_messages``   received and not yet consumed, over all peers; ``inbox_bytes``: then reading waits
+    ``messages_a_second`` that are read of one peer, and ``bytes_a_second`` in them; four times that at once
     ``max_streams``      that a peer may have open at a time
     ``requests``         answered at a time for one peer: further ones wait
     ``idle_seconds``     without a sign of life until a peer counts as lost (quiet ones are pinged); for
@@ -49,6 +50,8 @@ class Limits:
     outboxes_bytes: int = 512 << 20
     inbox_messages: int = 64
     inbox_bytes: int = 256 << 20
+    messages_a_second: int = 1024
+    bytes_a_second: int = 128 << 20
     max_streams: int = 64
     requests: int = 4
     idle_seconds: float = 30.0

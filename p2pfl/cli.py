@@ -43,18 +43,24 @@ class Group:
 COMMANDS: Mapping[str, Command | Group] = {
     "init": Command("init", "make a node's directory: its identity and a config to start from"),
     "federation": Group(
-        "define a federation, look at one, admit members",
+        "define a federation, look at one, admit members and put them out",
         {
             "create": Command("federation_create", "make a manifest from a TOML file"),
             "show": Command("federation_show", "say in words what a manifest agrees on"),
             "invite": Command("federation_invite", "issue a ticket that admits one peer"),
+            "revoke": Command("federation_revoke", "state that a peer is no member any more"),
+            "deliver": Command("federation_deliver", "hand such a statement to a node, for all members"),
         },
     ),
     "node": Command("node", "run this organisation's node"),
+    "rendezvous": Command("rendezvous", "run a place where members leave their addresses for each other"),
     "resume": Command(
         "resume", "go on with a model in another federation, and with what its records have paid"
     ),
+    "rotate": Command("rotate", "give a node a new key, in its old place"),
+    "backup": Command("backup", "copy what a node needs to go on, while it runs"),
     "status": Command("status", "say what a node is doing, and what its peers did against the protocol"),
+    "doctor": Command("doctor", "say what is wrong with a node, or soon will be, and what to do about it"),
     "demo": Command("demo", "run a whole federation on this machine: four hospitals, four nodes, one model"),
     "evaluate": Command("evaluate", "measure the federation's model on a CSV file"),
     "personalise": Command("personalise", "fit the federation's model to this node's own records"),

@@ -117,9 +117,12 @@ def _who(manifest: Manifest) -> str:
     members, issuers = len(manifest.members), _counted(len(manifest.issuers), "issuer")
     if not manifest.issuers:
         return f"{_counted(members, 'member')} listed, and nobody can be added"
+    quorum = manifest.issuer_quorum
     if not members:
-        return f"whoever holds a ticket of one of {issuers}"
-    return f"{_counted(members, 'member')} listed; {issuers} may admit more by ticket"
+        each = "a ticket of one" if quorum == 1 else f"tickets of {quorum}"
+        return f"whoever holds {each} of {issuers}"
+    together = f", {quorum} of them together," if quorum > 1 else ""
+    return f"{_counted(members, 'member')} listed; {issuers}{together} may admit more by ticket"
 
 
 def _evaluation(spec: EvaluationSpec) -> str:

@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 
+from p2pfl.node.log_fields import fields_of
 from p2pfl.terminal import one_line
 
 
@@ -22,14 +23,17 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(TextFormatter):
-    """One JSON object a line: time, level, logger, message, and traceback if there is one."""
+    """One JSON object a line: time, level, logger, message, and as far as there are any peer, round and
+    traceback.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, object] = {
             "time": self.formatTime(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **fields_of(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

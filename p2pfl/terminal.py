@@ -27,9 +27,12 @@ def note(message: str) -> None:
 
 def complain(what: str, hint: str) -> None:
     """Say what went wrong and what to do about it, one line each."""
-    print(f"p2pfl: {alarm('error', sys.stderr)}: {one_line(what)}", file=sys.stderr)
-    if hint:
-        print(f"p2pfl: hint: {one_line(hint)}", file=sys.stderr)
+    try:
+        print(f"p2pfl: {alarm('error', sys.stderr)}: {one_line(what)}", file=sys.stderr)
+        if hint:
+            print(f"p2pfl: hint: {one_line(hint)}", file=sys.stderr)
+    except OSError:  # the full disk may be where this goes; Python would try again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def one_line(text: str) -> str:

@@ -21,10 +21,14 @@ SHOWN = {
     "privacy.md": ("epsilon planned", "signal/noise", "accuracy: mean"),
     "scenarios.md": ("every sum was that of its survivors", "every answer the same"),
     "tasks.md": ("plug-in late_months",),
+    "handbook.md": ("secure sum: skipped", "phase: waiting", "the doctor ends with 8", "every page of"),
     "simulation.md": ("spectral gap", "leverage", "worst node"),
     "topologies.md": ("by the closed form 0.200000", "grid", "westbridge-general", "1,000,000 parameters"),
 }
-SHOWN_SLOWLY = {"tasks.md": ("the last model: {'weight'", "rounds: 10 of 10 in training")}
+SHOWN_SLOWLY = {
+    "tasks.md": ("the last model: {'weight'", "rounds: 10 of 10 in training"),
+    "handbook.md": ("epsilon spent: 0.000 of 4",),
+}
 TESTED = re.compile(r"<!-- tested( slowly)? -->\n```sh\n(.*?)```", re.DOTALL)
 DRAWN = re.compile(r"<!-- drawn -->\n```sh\n(.*?)```", re.DOTALL)
 

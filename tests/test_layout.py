@@ -44,8 +44,12 @@ THIRD_PARTY = {
         "dp_accounting",
         "cryptography",
         "nacl",
+        "Crypto",
         "pyarrow",
         "PIL",
+        "h11",
+        "prometheus_client",
+        "zeroconf",
     },
     "p2pfl": {"numpy", "networkx", "torch", "matplotlib", "pyarrow"},
 }

@@ -44,6 +44,8 @@ from p2pfl.gossip.messages import (
 )
 from p2pfl.gossip.presences import Author, PresenceSet
 from p2pfl.gossip.records import plain
+from p2pfl.gossip.revocations import revoke
+from p2pfl.gossip.successions import succeed
 from p2pfl.gossip.suite import SUITE
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.gossip.tickets import issue
@@ -51,6 +53,7 @@ from p2pfl.gossip.wire import digest, encode, signed
 from p2pfl.node import privacy
 from p2pfl.node.admission import Greeting
 from p2pfl.node.privacy import stage_plan
+from p2pfl.node.receipts import Receipt
 from p2pfl.node.released import Released
 from p2pfl.node.training.models import Model
 from p2pfl.topologies import graphs, schedule
@@ -195,6 +198,47 @@ def ticket_example(given: Given) -> dict[str, str]:
         expires=given.number("expires"),
     )
     return {"ticket": str(ticket)}
+
+
+def succession_example(given: Given) -> dict[str, str]:
+    old, new = given.identity("old seed"), given.identity("new seed")
+    return {"succession": str(succeed(old, new, given.blob("federation")))}
+
+
+def revocation_example(given: Given) -> dict[str, str]:
+    line = revoke(
+        given.identity("issuer seed"),
+        federation=given.blob("federation"),
+        peer=parse_peer_id(given.text("peer")),
+        issued=given.number("issued"),
+        reason=given.text("reason"),
+    )
+    return {"line": str(line)}
+
+
+def receipt_example(given: Given) -> dict[str, str]:
+    identities = [Identity.from_seed(bytes([number]) * 32) for number in given.numbers("seeds of the group")]
+    group = tuple(identity.peer_id for identity in identities)
+    receipt = Receipt(
+        group[0],
+        given.blob("federation"),
+        given.number("round"),
+        0,
+        "training",
+        given.number("ended"),
+        "",
+        True,
+        group,
+        group,
+        group[:3],
+        ((group[3], "masked"),),
+        given.blob("roster"),
+        given.blob("settled"),
+        given.blob("result"),
+        given.text("epsilon"),
+    )
+    written = receipt.to_bytes()
+    return {"receipt": written.hex(), "signature": identities[0].sign(labels.RECEIPT, written).hex()}
 
 
 def greeting_example(given: Given) -> dict[str, str]:
@@ -495,7 +539,10 @@ COMPUTED: Mapping[str, Callable[[Given], dict[str, str]]] = {
     "image manifest": other_manifest_example(IMAGES),
     "text manifest": other_manifest_example(TEXT),
     "ticket": ticket_example,
+    "succession": succession_example,
+    "revocation": revocation_example,
     "greeting": greeting_example,
+    "receipt": receipt_example,
     "presence": presence_example,
     "draws": draws_example,
     "schedule": schedule_example,

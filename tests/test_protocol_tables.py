@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from p2pfl.crypto import labels, linear_check
-from p2pfl.gossip import chunks, epoch, epoch_messages, evidence, exchange, messages, vector_messages, wire
+from p2pfl.gossip import (
+    chunks,
+    deadlines,
+    epoch,
+    epoch_messages,
+    evidence,
+    exchange,
+    messages,
+    vector_messages,
+    wire,
+)
 from p2pfl.gossip.manifest import (
     PARAMETER_LIMIT,
     Column,
@@ -129,6 +139,11 @@ def constants() -> dict[str, float | str]:
         "bytes of a guest": limits.guest_bytes,
         "streams": limits.max_streams,
         "idle seconds": limits.idle_seconds,
+        "least deadline": deadlines.LEAST_SECONDS,
+        "mute": deadlines.SILENT_SECONDS,
+        "late timer": deadlines.LATE_SECONDS,
+        "grace": deadlines.GRACE_SECONDS,
+        "slow": deadlines.SLOW,
         "requests at a time": limits.requests,
         "bytes of a request": limits.max_request,
         "records of a table": privacy.MAX_RECORDS,

@@ -6,6 +6,7 @@
     yamux   /yamux/1.0.0 rewritten: one writer task, strict windows, fair and bounded
     guard   nothing a stream does may leave its handler
     wire    frames and digested bodies on one stream
+    circuit a stream that a relay carries, in the form of a socket
     host    puts them together; the traps of the library around them are disarmed here
 
 Nothing but :mod:`p2pfl.node.transport` imports this package.

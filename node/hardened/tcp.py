@@ -5,11 +5,13 @@ of the first one's connections; it issues one system call for every two-byte len
 an inbound connection for ever, so that none is accepted after the 250th. None of that is inherited here.
 """
 
+import errno
 import ipaddress
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 import trio
@@ -20,6 +22,8 @@ from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr
+
+from p2pfl.node.hardened.allowance import Arrivals
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,9 @@ UNSENT: Final = 1 << 18
 or the ping that finds out whether the peer lives, does not wait behind megabytes."""
 
 _NOTHING: Final = memoryview(b"")
+_QUIET_SECONDS: Final = 10.0
+_MOST_OF_A_NAME: Final = 8
+_NEXT_SECONDS: Final = 4.0
 _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 
@@ -42,18 +49,26 @@ class TcpStream(ReadWriteCloser):
 
     Until :meth:`confirm` each side may send no more than :data:`HANDSHAKE_BYTES`: a peer that asks for many
     answers and reads none of them would otherwise hold a blocked write.
+
+    ``relay`` is the peer id of the member that carries it, if it is not a socket (:mod:`.circuit`).
     """
 
+    relay: str | None = None
+    accepted: bool = False  # as a stranger's, see Tcp.admitted
+
     def __init__(self, stream: trio.SocketStream) -> None:
+        self._prepare(stream)
+        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, UNSENT)
+        name = stream.socket.getpeername()
+        self._remote = (str(name[0]), int(name[1]))
+
+    def _prepare(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._buffer = _NOTHING
         self.confirmed = False
         self.closed = trio.Event()
         self.sent = 0
         self.received = 0
-        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, UNSENT)
-        name = stream.socket.getpeername()
-        self._remote = (str(name[0]), int(name[1]))
 
     def confirm(self) -> None:
         """The peer is who it should be: lift the limit of the handshake."""
@@ -127,6 +142,7 @@ class TcpStream(ReadWriteCloser):
 
     def abort(self) -> None:
         """Close at once, from outside the tasks that use the stream; they see ConnectionClosedError."""
+        assert isinstance(self._stream, trio.SocketStream)
         self._stream.socket.close()
         self.closed.set()
 
@@ -143,14 +159,24 @@ def _sentence(error: Exception) -> str:
 class Tcp(ITransport):
     """Dials and listens. :meth:`bind` opens the sockets before libp2p starts: its errors are the operator's.
 
-    ``max_handshakes`` bounds the accepted connections that have not finished their handshake.
+    ``max_handshakes`` bounds the accepted connections that have not finished their handshake. ``wrap`` makes
+    a connection of a socket, and ``welcome`` is awaited before an accepted one is spoken to; it may raise
+    ConnectionClosedError, whose reason is then logged.
     """
 
-    def __init__(self, max_handshakes: int) -> None:
+    def __init__(
+        self,
+        max_handshakes: int,
+        wrap: Callable[[trio.SocketStream], "TcpStream"] = TcpStream,
+        welcome: Callable[["TcpStream"], Awaitable[None]] | None = None,
+    ) -> None:
+        self._wrap, self._welcome = wrap, welcome
+        self._said_at = -inf
         self._nursery: trio.Nursery | None = None
         self._max_handshakes = max_handshakes
         self._bound: dict[str, list[trio.SocketListener]] = {}
         self._handshakes: dict[TcpStream, None] = {}
+        self._handler: THandler | None = None
 
     async def bind(self, address: Multiaddr) -> Multiaddr:
         """Open the listening socket of ``/ip4|ip6/…/tcp/…``; return the address with its real port.
@@ -170,6 +196,7 @@ class Tcp(ITransport):
     def serve_in(self, nursery: trio.Nursery) -> None:
         """Where the accepted connections live. To be said before libp2p listens."""
         self._nursery = nursery
+        self._arrivals = Arrivals(trio.current_time())
 
     async def close(self) -> None:
         """Close the listening sockets."""
@@ -180,15 +207,22 @@ class Tcp(ITransport):
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         """Connect. Names are resolved by the operating system. Raises OpenConnectionError with its reason."""
-        host, port = host_and_port(maddr)
         try:
-            stream = await trio.open_tcp_stream(host, port)
+            stream = await _connected(maddr)
         except OSError as error:
             raise OpenConnectionError(_dial_reason(error)) from error
-        return RawConnection(TcpStream(stream), True)
+        return RawConnection(self._wrap(stream), True)
 
     def create_listener(self, handler_function: THandler) -> IListener:
+        self._handler = handler_function
         return _Listener(self, handler_function)
+
+    async def serve_carried(self, stream: TcpStream) -> None:
+        """Treat ``stream``, which a relay carries, like a connection accepted here, until it ends."""
+        if self._handler is None:
+            await stream.close()
+        else:
+            await self._serve_stream(stream, self._handler)
 
     def can_dial(self, maddr: Multiaddr) -> bool:
         names = [protocol.name for protocol in maddr.protocols() if protocol.name != "p2p"]
@@ -216,18 +250,31 @@ class Tcp(ITransport):
         self._nursery.start_soon(accept)
         return scope
 
+    def admitted(self, stream: TcpStream) -> None:
+        """Who is behind ``stream`` is a member."""
+        if stream.accepted:
+            stream.accepted = False  # it is counted once
+            self._arrivals.admitted(stream.get_remote_address()[0], trio.current_time())
+
     def confirmed(self, stream: TcpStream) -> None:
         """The handshake of ``stream`` is done."""
         stream.confirm()
         self._handshakes.pop(stream, None)
 
     async def _serve(self, socket: trio.SocketStream, handler: THandler) -> None:
-        """Run the swarm's handler while the connection is open; by itself it would wait for ever."""
         try:
-            stream = TcpStream(socket)
+            stream = self._wrap(socket)
         except OSError:
             await trio.aclose_forcefully(socket)
             return
+        if not self._arrivals.may_come(stream.get_remote_address()[0], trio.current_time()):
+            await trio.aclose_forcefully(socket)
+            return
+        stream.accepted = True
+        await self._serve_stream(stream, handler)
+
+    async def _serve_stream(self, stream: TcpStream, handler: THandler) -> None:
+        """Run the swarm's handler while the connection is open; by itself it would wait for ever."""
         self._handshakes[stream] = None
         if len(self._handshakes) > self._max_handshakes:
             oldest = next(iter(self._handshakes))  # a handshake takes milliseconds: this one stalls
@@ -236,7 +283,8 @@ class Tcp(ITransport):
 
         async def handle() -> None:
             try:
-                await handler(stream)
+                if await self._is_welcome(stream):
+                    await handler(stream)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must end this connection only
                 log.debug("connection from %s failed: %r", stream.get_remote_address()[0], error)
             with suppress(ConnectionClosedError):
@@ -256,6 +304,19 @@ class Tcp(ITransport):
             self._handshakes.pop(stream, None)
 
 
+    async def _is_welcome(self, stream: TcpStream) -> bool:
+        if self._welcome is None or stream.relay is not None:
+            return True
+        try:
+            await self._welcome(stream)
+        except ConnectionClosedError as error:
+            if trio.current_time() >= self._said_at + _QUIET_SECONDS:  # scans of ports do not fill logs
+                self._said_at = trio.current_time()
+                log.warning("hung up on %s: %s", stream.get_remote_address()[0], error)
+            return False
+        return True
+
+
 class _Listener(IListener):
     def __init__(self, tcp: Tcp, handler: THandler) -> None:
         self._tcp = tcp
@@ -273,6 +334,40 @@ class _Listener(IListener):
     async def close(self) -> None:
         for scope in self._accepting:
             scope.cancel()
+
+
+async def resolve(address: Multiaddr) -> list[str]:
+    """The IP addresses that ``address`` leads to: itself, or those of its name, of the family that it says.
+
+    Raises OSError if a name has none, UnicodeError if it cannot be one.
+    """
+    host, port = host_and_port(address)
+    name = next(iter(address.protocols())).name
+    if name in ("ip4", "ip6"):
+        return [host]
+    family = {"dns4": trio.socket.AF_INET, "dns6": trio.socket.AF_INET6}.get(name, trio.socket.AF_UNSPEC)
+    found = await trio.socket.getaddrinfo(host, port, family, trio.socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))[:_MOST_OF_A_NAME]
+
+
+async def _connected(address: Multiaddr) -> trio.SocketStream:
+    """A connection to the first IP address of ``address`` that answers; a silent one delays the next little.
+
+    Raises OSError with what the first one said.
+    """
+    host, port = host_and_port(address)
+    if not str(address).startswith(("/dns4/", "/dns6/")):
+        return await trio.open_tcp_stream(host, port)
+    failures: list[OSError] = []
+    for ip in await resolve(address):
+        try:
+            with trio.fail_after(_NEXT_SECONDS):
+                return await trio.open_tcp_stream(ip, port)
+        except trio.TooSlowError:
+            failures.append(OSError(errno.ETIMEDOUT, "it does not answer"))
+        except OSError as error:
+            failures.append(error)
+    raise failures[0] if failures else OSError(errno.EADDRNOTAVAIL, "the name has no address")
 
 
 def host_and_port(address: Multiaddr) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 from libp2p.stream_muxer.exceptions import MuxedStreamError
+from libp2p.utils import encode_uvarint
 
 from p2pfl.node.hardened.yamux_stream import PIECE, Arrived, YamuxStream
 
@@ -108,3 +109,26 @@ async def read_body(stream: YamuxStream, limit: int, seconds: float, count: Call
     if not hmac.compare_digest(await read_exactly(stream, _DIGEST_BYTES, seconds), digest.digest()):
         raise WireError("the body does not have the digest sent with it")
     return body
+
+
+async def write_delimited(stream: YamuxStream, data: bytes) -> None:
+    """``data`` as libp2p's own protocols frame it: its length as a varint, then it. Raises WireError."""
+    await _write(stream, encode_uvarint(len(data)), data)
+
+
+async def read_delimited(stream: YamuxStream, limit: int, seconds: float) -> bytes:
+    """What :func:`write_delimited` sent, at most ``limit`` bytes, below 2^28.
+
+    Raises WireError if it is longer, too slow, or the stream ends.
+    """
+    size = 0
+    for shift in range(0, 28, 7):
+        (byte,) = await read_exactly(stream, 1, seconds)
+        size |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+    else:
+        raise WireError("a length without end")
+    if size > limit:
+        raise WireError(f"a message of {size} bytes where {limit} are allowed")
+    return await read_exactly(stream, size, seconds)

@@ -147,6 +147,11 @@ class YamuxStream(IMuxedStream):
         while not (self._received or self._got_fin or self._failure is not None):
             await self._readers.park()
 
+    @property
+    def at_end(self) -> bool:
+        """Whether everything that will ever come was read."""
+        return not self._received and (self._got_fin or self._failure is not None)
+
     async def write(self, *data: bytes | memoryview) -> None:
         """Hand all of ``data`` to the connection; waits for the peer's window.
 

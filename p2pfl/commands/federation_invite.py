@@ -3,8 +3,13 @@
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from p2pfl.terminal import note
+
+if TYPE_CHECKING:
+    from p2pfl.crypto.identity import Identity, PeerId
+    from p2pfl.gossip.manifest import Manifest
 
 _DAY = 86_400
 _MOST_DAYS = 3650
@@ -34,28 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the ticket, or write it to a file."""
-    from p2pfl.crypto.identity import parse_peer_id
     from p2pfl.gossip.tickets import issue
     from p2pfl.node.atomic_file import write_output
-    from p2pfl.node.errors import TicketProblem, UsageError
-    from p2pfl.node.identity_file import load_identity
-    from p2pfl.node.manifest_file import read_manifest
+    from p2pfl.node.errors import UsageError
 
     if not 1 <= options.days <= _MOST_DAYS:
         raise UsageError(f"--days must be from 1 to {_MOST_DAYS}, not {options.days}", "30 is usual")
-    try:
-        peer = parse_peer_id(options.peer)
-    except ValueError as error:
-        raise UsageError(
-            f"PEER_ID: {error}", "copy what `p2pfl init` printed on the newcomer's machine"
-        ) from None
-    manifest = read_manifest(options.federation)
-    identity = load_identity(options.identity)
-    if identity.peer_id not in manifest.issuers:
-        what = f"{options.identity}: {identity.peer_id} is not an issuer of federation {manifest.name!r}"
-        raise TicketProblem(
-            what, "use the identity of one of: " + (", ".join(manifest.issuers) or "nobody, it has none")
-        )
+    peer = peer_named(options.peer)
+    manifest, identity = issuer_of(options.federation, options.identity)
     if peer in manifest.members:
         note(f"{peer} is listed in the manifest and needs no ticket")
     expires = int(time.time()) + options.days * _DAY
@@ -66,5 +57,38 @@ def run(options: argparse.Namespace) -> int:
     else:
         write_output(options.out, f"{ticket}\n".encode(), 0o644)
     note(f"admits {peer} to federation {manifest.name!r} until {until}")
-    note("send it to them: they save it beside their node.toml and set ticket there")
+    if manifest.issuer_quorum > 1:
+        note(f"it needs tickets of {manifest.issuer_quorum} issuers, a line each in one file")
+    note("send it to them: they save it beside their node.toml and set ticket there; a running node takes a")
+    note("new one from the same file by itself")
     return 0
+
+
+def peer_named(text: str) -> "PeerId":
+    """The peer that an option names. Raises UsageError."""
+    from p2pfl.crypto.identity import parse_peer_id
+    from p2pfl.node.errors import UsageError
+
+    try:
+        return parse_peer_id(text)
+    except ValueError as error:
+        raise UsageError(
+            f"PEER_ID: {error}", "copy what `p2pfl init` printed on the newcomer's machine"
+        ) from None
+
+
+def issuer_of(federation: Path, key: Path) -> "tuple[Manifest, Identity]":
+    """The manifest in ``federation`` and the identity in ``key``, which must be one of its issuers'. Raises
+    TicketProblem, and what reading the files raises.
+    """
+    from p2pfl.node.errors import TicketProblem
+    from p2pfl.node.identity_file import load_identity
+    from p2pfl.node.manifest_file import read_manifest
+
+    manifest, identity = read_manifest(federation), load_identity(key)
+    if identity.peer_id not in manifest.issuers:
+        what = f"{key}: {identity.peer_id} is not an issuer of federation {manifest.name!r}"
+        raise TicketProblem(
+            what, "use the identity of one of: " + (", ".join(manifest.issuers) or "nobody, it has none")
+        )
+    return manifest, identity

@@ -7,6 +7,7 @@ from p2pfl.terminal import note
 
 CONFIG = "node.toml"
 IDENTITY = "identity.key"
+NETWORK_KEY = "network.key"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         f"Make DIR with {IDENTITY} (this node's secret key, readable by you alone) and {CONFIG} (a config to"
         " start from), and print the new peer id. Nothing that exists is overwritten."
+    )
+    parser.add_argument(
+        "--network-key",
+        action="store_true",
+        help=f"also make {NETWORK_KEY}, a key for all members to share (network.key_file in the config)",
     )
     parser.add_argument(
         "directory", metavar="DIR", type=Path, help="the node's directory; created if missing"
@@ -24,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     """Create identity and config; print the peer id."""
     from p2pfl.crypto.identity import Identity
     from p2pfl.crypto.randomness import system_random
-    from p2pfl.node.atomic_file import write_atomically
+    from p2pfl.node.atomic_file import write_atomically, write_output
     from p2pfl.node.config import example_toml
     from p2pfl.node.errors import IdentityError, StorageError, reason_of
     from p2pfl.node.identity_file import save_identity
@@ -39,6 +45,11 @@ def run(options: argparse.Namespace) -> int:
         raise StorageError(
             f"cannot create {directory}: {reason_of(error)}", "choose a directory you may write to"
         ) from None
+    if options.network_key:
+        from p2pfl.node.network_key import new_key_file
+
+        write_output(directory / NETWORK_KEY, new_key_file(), 0o600)
+        note(f"give {directory / NETWORK_KEY} to all members by a safe way: they name it under key_file")
     config = directory / CONFIG
     try:
         write_atomically(config, example_toml().encode(), 0o644, exclusive=True)

@@ -3,15 +3,18 @@
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from p2pfl.node.errors import UsageError
 from p2pfl.terminal import alarm, one_line
 
 if TYPE_CHECKING:
+    from p2pfl.node.config import NodeConfig
     from p2pfl.node.status import Status
     from p2pfl.opened import State
 
@@ -25,18 +28,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Say whether the node runs, which round it is in, what it has spent of its privacy budget and will"
         " have at the planned end, where its model is, how good the federation has found it, why the"
         " federation ended if it has, who is excluded because its signed messages contradict each other, and"
-        " what else was done against the protocol. Reads the state directory only; the node may be running"
-        " meanwhile."
+        " what else was done against the protocol. Asks the node, if it runs, and otherwise reads what it"
+        " wrote last."
     )
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the node's TOML")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--rounds",
+        metavar="N|FROM-TO",
+        nargs="?",
+        const="10",
+        help="show the receipts of the last N rounds (default 10), or of a range, instead",
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="with --rounds: check every signature of these receipts"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the report."""
     from p2pfl.opened import opened_state
 
+    if options.verify and options.rounds is None:
+        raise UsageError("--verify goes with --rounds", "give --rounds N --verify")
     with opened_state(options.config) as state:
+        if options.rounds is not None:
+            from p2pfl.round_report import show_rounds
+
+            return show_rounds(state.store, options.rounds, as_json=options.json, verify=options.verify)
         report = _look(state)
     if options.json:
         print(json.dumps(report.as_dict(), indent=1))
@@ -48,12 +67,14 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """``said``: what the node last wrote about itself. ``evidence``: (peer, what it did, messages kept).
+    """``said``: what the node says about itself, or last wrote.
+
+    ``evidence``: (peer, what it did, messages kept).
     ``excluded``: (peer, what it did, since when: a date and time in UTC). ``saturated``: how many of this
     node's values were beyond the encoding's limit, in each round in which any were. ``left_out``: how often a
     gradient of its records was not finite, likewise. ``end``: epsilon at the
     planned end; None if there is none, or it is infinite. ``voted``: whether a vote ended the federation, so
-    that this is what holds.
+    that this is what holds. ``silent``: where its status pages did not answer though it runs.
     """
 
     name: str
@@ -66,6 +87,7 @@ class _Report:
     left_out: Sequence[int]
     end: float | None
     voted: bool
+    silent: str = ""
 
     def as_dict(self) -> dict[str, object]:
         kept = [{"peer": peer, "kind": kind, "messages": count} for peer, kind, count in self.evidence]
@@ -88,16 +110,27 @@ class _Report:
         where = f", round {said.round} ({said.stage})" if said.phase == "learning" else ""
         now = f"{where}, {said.connected} members connected" if self.running else ", when it last ran"
         yield f"phase: {said.phase}{now}"
+        if self.silent:
+            yield alarm(
+                f"no answer from {self.silent}: the node is busy, or hangs; this is what it wrote last"
+            )
+        if said.process:
+            yield _process(said.process)
         skip = f"; the last because {said.last_skip}" if said.last_skip else ""
         yield (
             f"rounds: {said.training_completed} of {said.rounds_total} in training,"
             f" {said.completed} completed in all, {said.skipped} skipped{skip}"
         )
+        if said.reachability:
+            yield f"reachable from outside: {_reachability(said.reachability)}"
+        if said.ticket_expires is not None:
+            yield _ticket(said.ticket_expires)
         if said.idle:
             yield alarm(f"training: none here in the last training round: {said.idle}")
         yield f"epsilon: {self._epsilon()}"
         yield f"model: {said.model or 'none yet'}"
         yield from self._evaluations()
+        yield from self._participation()
         if said.ended:
             yield f"ended: {said.ended}"
         if self.saturated:
@@ -112,11 +145,20 @@ class _Report:
             )
         for peer, kind, since in self.excluded:
             who = f"{peer} (this node)" if peer == said.peer else peer
-            yield alarm(f"excluded: {who}: it signed {kind}, known since {since}")
+            yield alarm(f"excluded: {who}: {one_line(kind)}, known since {since}")
         if not self.evidence:
             yield "evidence: none"
         for peer, kind, count in self.evidence:
             yield alarm(f"evidence: {peer}: {one_line(kind)} ({count} signed messages kept)")
+
+    def _participation(self) -> Iterator[str]:
+        from p2pfl.node.participation import missed_on_the_whole
+        from p2pfl.round_report import participation_lines
+
+        yield from participation_lines(self.said.participation, _SHOWN)
+        missed = missed_on_the_whole(self.said.participation) if self.said.ended else ""
+        if missed:
+            yield alarm(f"ended without some of its members: {missed}")
 
     def _evaluations(self) -> Iterator[str]:
         from p2pfl.commands.evaluate import named
@@ -147,26 +189,62 @@ class _Report:
         return f"{said.epsilon:.3f}{limit}{end}"
 
 
+def _reachability(said: Mapping[str, Any]) -> str:
+    """What a member last said when it was asked to dial back."""
+    reached, failed = said["reached"], said["failed"]
+    if reached:
+        return one_line(f"yes, by {said['peer']} at {', '.join(reached)}")
+    tried = "; ".join(f"{address}: {reason}" for address, reason in failed.items())
+    if not tried:
+        return one_line(f"not known; {said['peer']} sees this node at {said['observed'] or 'no address'}")
+    return alarm(one_line(f"no, {said['peer']} tried ({tried}); open or forward the port"))
+
+
 def _look(state: "State") -> _Report:
     from p2pfl.node.lock import is_locked
     from p2pfl.node.outlook import is_voted
     from p2pfl.node.status import read_status
 
+    running = is_locked(state.config.state)
     found = read_status(state.config.state)
+    silent = ""
+    if running and found.status_at:
+        silent, found = _asked(found, state.config)
     found.model = str(state.store.model_path or "")
     found.privacy_mode = found.privacy_mode or state.manifest.privacy.mode  # not said yet while starting
     kept = [(str(peer), kind, len(messages)) for peer, kind, messages in state.store.evidence()]
     excluded = [
-        (str(exclusion.accusation.accused), exclusion.accusation.kind, _moment(exclusion.since))
+        (str(exclusion.ground.against), exclusion.ground.why, _moment(exclusion.since))
         for exclusion in state.store.exclusions()
     ]
     outcomes = state.store.rounds()
     saturated = [outcome.saturated for outcome in outcomes if outcome.saturated]
     left_out = [outcome.left_out for outcome in outcomes if outcome.left_out]
     name, federation = state.manifest.name, state.manifest.federation_id
-    running, end = is_locked(state.config.state), _planned_end(state)
+    end = _planned_end(state)
     voted = is_voted(state.manifest, state.store)
-    return _Report(name, federation, running, found, kept, excluded, saturated, left_out, end, voted)
+    return _Report(name, federation, running, found, kept, excluded, saturated, left_out, end, voted, silent)
+
+
+def _asked(found: "Status", config: "NodeConfig") -> tuple[str, "Status"]:
+    """What the node says that runs, and nothing; or where it did not answer, and what is ``found``."""
+    from p2pfl.node.config import Endpoint
+    from p2pfl.node.status import ask_status
+    from p2pfl.node.status_server import read_token
+
+    host, port = found.status_at
+    endpoint = Endpoint(str(host), int(port))
+    token = None if config.status_token_file is None else read_token(config.status_token_file)
+    live = ask_status(endpoint, token)
+    return (str(endpoint), found) if live is None else ("", live)
+
+
+def _process(uses: Mapping[str, float]) -> str:
+    return (
+        f"process: {uses['resident_bytes'] / 1e6:.0f} MB, {uses['open_files']:.0f} files open,"
+        f" {uses['tasks']:.0f} tasks, {uses['threads']:.0f} threads; the event loop at most"
+        f" {uses['loop_delay_worst_seconds'] * 1000:.0f} ms late in the last minute or two"
+    )
 
 
 def _planned_end(state: "State") -> float | None:
@@ -180,6 +258,14 @@ def _planned_end(state: "State") -> float | None:
     ahead = outlook(manifest, store.charges(), store.rounds(), store.place, store.carried())
     end = epsilon(ahead.mechanisms, manifest.privacy.delta).pld
     return end if math.isfinite(end) else None
+
+
+def _ticket(expires: float) -> str:
+    from p2pfl.node.admission import WARN_SECONDS
+
+    left, until = expires - time.time(), _moment(int(expires))
+    line = f"ticket: {left / 86_400:.1f} days left, until {until}" if left > 0 else f"ticket: expired {until}"
+    return alarm(f"{line}; ask an issuer for another") if left < WARN_SECONDS else line
 
 
 def _moment(seconds: int) -> str:

@@ -1,6 +1,6 @@
 """What goes wrong in a scenario: who is struck, and when."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Protocol
 
@@ -8,7 +8,17 @@ import numpy as np
 
 from p2pfl.gossip.simulation import SimNetwork
 from p2pfl.simulation.protocol_network import drawn
-from p2pfl.simulation.scenario import Byzantine, Churn, Clock, Crash, Fault, Partition, Scenario, Slow
+from p2pfl.simulation.scenario import (
+    Byzantine,
+    Churn,
+    Clock,
+    Crash,
+    Fault,
+    Partition,
+    Pause,
+    Scenario,
+    Slow,
+)
 
 
 class Struck(Protocol):
@@ -18,6 +28,7 @@ class Struck(Protocol):
     def net(self) -> SimNetwork: ...
     def start(self, number: int) -> None: ...
     def kill(self, number: int) -> None: ...
+    def pause(self, number: int, until: float) -> None: ...
     def separate(self, side: Collection[int]) -> None: ...
     def unite(self, side: Collection[int]) -> None: ...
 
@@ -36,7 +47,7 @@ class Faults:
         self.byzantine: dict[int, list[tuple[str, float]]] = {}
         self.lost: set[int] = set()
         self._rng, self._count = rng, scenario.nodes
-        self._timed: list[tuple[Partition | Crash | Churn, list[int]]] = []
+        self._timed: list[tuple[Partition | Crash | Pause | Churn, list[int]]] = []
         for fault in scenario.faults:
             self._draw(fault, self._nodes(fault))
 
@@ -53,6 +64,10 @@ class Faults:
                         call(fault.at, partial(federation.kill, node))
                         if fault.until:
                             call(fault.until, partial(federation.start, node))
+                case Pause():
+                    for node in nodes:
+                        for at, until in _pauses(fault):
+                            call(at, partial(federation.pause, node, until))
                 case Churn():
                     for node in nodes:
                         self._churn(federation, fault, node)
@@ -75,7 +90,7 @@ class Faults:
             case Byzantine():
                 for node in nodes:
                     self.byzantine.setdefault(node, []).append((fault.behaviour, fault.at))
-            case Partition() | Crash() | Churn():
+            case Partition() | Crash() | Pause() | Churn():
                 self._timed.append((fault, nodes))
                 if isinstance(fault, Crash) and not fault.until:
                     self.lost.update(nodes)
@@ -85,3 +100,13 @@ class Faults:
             return sorted(fault.nodes)
         count = max(1, round(fault.share * self._count))
         return sorted(self._rng.choice(self._count, count, replace=False).tolist())
+
+
+def _pauses(fault: Pause) -> Iterator[tuple[float, float]]:
+    """When each begins and ends."""
+    at = fault.at
+    while True:
+        yield at, at + fault.until - fault.at
+        at += fault.every
+        if not fault.every or at >= fault.over:
+            return

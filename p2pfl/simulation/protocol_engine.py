@@ -194,6 +194,10 @@ class ProtocolFederation:
         if self.net.is_up(number):
             self.net.down(number)
 
+    def pause(self, number: int, until: float) -> None:
+        """Let a node stand still."""
+        self.net.pause(number, until)
+
     def separate(self, side: Collection[int]) -> None:
         """Let nothing pass between ``side`` and all others."""
         for one, other in self._across(side):

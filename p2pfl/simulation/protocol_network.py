@@ -191,6 +191,7 @@ class ProtocolNetwork(SimNetwork):
         self._peers, self._number = peers, {peer: number for number, peer in enumerate(peers)}
         self._lines, self._spec, self._wire = lines, spec, codec
         self._up: set[int] = set()
+        self._paused: dict[int, float] = {}  # until when
         self._open: dict[Pair, int] = {}
         self._told: dict[Pair, int] = {}  # of whom the first believes that it is connected to the second
         self._barred: Counter[Pair] = Counter()
@@ -210,11 +211,17 @@ class ProtocolNetwork(SimNetwork):
     def down(self, number: int) -> None:
         """Kill it; the others notice after a while."""
         self._up.discard(number)
+        self._paused.pop(number, None)
         self.dead.add(self._peers[number])
         for pair in [pair for pair in self._open if number in pair]:
             self.disconnect(*pair)
         for other in range(len(self._peers)):
             self._told.pop((number, other), None)
+
+    def pause(self, number: int, until: float) -> None:
+        """It stands still: what happens to it happens later, and in the same order."""
+        if number in self._up:
+            self._paused[number] = until
 
     def connected(self, one: int, other: int) -> bool:
         """Whether there is a connection, whether or not both ends know."""
@@ -260,6 +267,9 @@ class ProtocolNetwork(SimNetwork):
 
     def _happen(self, peer: PeerId, machine: Machine, event: Event) -> None:
         if self.machines[peer] is machine and peer not in self.dead:
+            if self.now < (until := self._paused.get(self._number[peer], 0.0)):
+                self.call(until, partial(self._happen, peer, machine, event))
+                return
             self.events += 1
             known = len(self.errors)
             self._handle(peer, event)

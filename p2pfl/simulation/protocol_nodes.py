@@ -109,5 +109,5 @@ class Roll:
             standing=known,
             ticket=ticket,
             next_round=next_round,
-            accusations=accusations,
+            exclusions=accusations,
         )

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import RandomBytes, seeded_random
 from p2pfl.gossip.declared import ManifestError
-from p2pfl.gossip.events import Completed, Contribute, EpochBegan, Prepared, Skipped, Values
+from p2pfl.gossip.events import Completed, Contribute, Course, EpochBegan, Prepared, Skipped, Values
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.accountant import Mechanism
 from p2pfl.node.learner import Learner
 from p2pfl.node.privacy import Budget
+from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import MOST_ROUNDS, Released
-from p2pfl.node.store import RoundOutcome, Store
+from p2pfl.node.store import Store
 from p2pfl.node.training.models import Model
 from p2pfl.node.training.objectives import objective
 from p2pfl.node.training.table import Table
@@ -74,7 +75,7 @@ class Remembered(Store):
         """The round of it, −1 if there was none."""
         return self._last
 
-    def record_round(self, outcome: RoundOutcome) -> None:
+    def record_round(self, outcome: RoundOutcome, course: Course | None = None, result: bytes = b"") -> None:
         """Not kept: the simulation counts rounds itself."""
 
 

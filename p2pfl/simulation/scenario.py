@@ -148,6 +148,27 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """``nodes``, or a drawn ``share``, stand still from ``at`` to ``until``, as suspended machines: they
+    stay connected, and find everything that was sent to them, and all their timers, when they go on. If
+    ``every`` is not 0 that happens again so many seconds after it began, until ``over``.
+    """
+
+    kind: Literal["pause"]
+    at: float
+    until: float
+    every: float = 0.0
+    over: float = 0.0
+    nodes: tuple[int, ...] = ()
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        again = self.until - self.at
+        require(not self.every or self.every > again, "faults.every", f"must be above the pause, {again:g}")
+        require_range(self.over, "faults.over", 0, MOST_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
 class Churn:
     """From ``at`` to ``until`` every one of ``nodes``, or of a drawn ``share``, is killed ``per_hour`` times
     an hour, at random, and is gone for ``gone`` seconds.
@@ -216,7 +237,7 @@ _GROUPS: Final = GroupSpec()
 _TIMING: Final = TimingSpec()
 _NETWORK: Final = NetworkSpec()
 
-Fault = Partition | Crash | Churn | Slow | Clock | Byzantine
+Fault = Partition | Crash | Pause | Churn | Slow | Clock | Byzantine
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +283,9 @@ class Scenario:
         require_range(fault.share, f"{path}.share", 0, 1)
         one = bool(fault.nodes) != (fault.share > 0)
         require(one, path, "needs nodes, or a share of them, and not both")
-        if isinstance(fault, Partition | Churn | Crash | Byzantine):
+        if isinstance(fault, Partition | Churn | Crash | Pause | Byzantine):
             require_range(fault.at, f"{path}.at", 0, MOST_SECONDS)
-        if isinstance(fault, Partition | Churn) or (isinstance(fault, Crash) and fault.until):
+        if isinstance(fault, Partition | Churn | Pause) or (isinstance(fault, Crash) and fault.until):
             require_range(fault.until, f"{path}.until", fault.at, MOST_SECONDS, above=True)
 
     @property

@@ -25,6 +25,7 @@ from p2pfl.gossip.events import (
     Connect,
     Contribute,
     Contribution,
+    Delivered,
     Effect,
     Event,
     Evidence,
@@ -32,6 +33,7 @@ from p2pfl.gossip.events import (
     PeerLost,
     Prepared,
     Received,
+    Renewed,
     Send,
     SetTimer,
     Skipped,
@@ -231,6 +233,10 @@ class _Replay:
                 return Contribution(round, np.frombuffer(b64decode(text), np.dtype(dtype)))
             case ["computed", round, key]:
                 return Computed(round, key, life.computed.pop((round, key)))
+            case ["delivered", text]:
+                return Delivered(self._message(text))
+            case ["renewed", ticket]:
+                return Renewed(ticket)
         raise TraceError(f"no event: {written!r:.60}")
 
     def _message(self, text: str) -> Message:
@@ -264,6 +270,10 @@ def _written(event: Event) -> list[object]:
             return ["contribution", round, values.dtype.str, _text(np.array(values[:]).tobytes())]
         case Computed(round, key):
             return ["computed", round, key]
+        case Delivered(ground):
+            return ["delivered", _text(encode(ground))]
+        case Renewed(ticket):
+            return ["renewed", ticket]
 
 
 def _text(data: bytes) -> str:

@@ -15,6 +15,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Final, NamedTuple
 
+from finding_targets import FINDING_TARGETS
 from message_targets import MESSAGE_TARGETS
 from mutations import LONGEST, mutated
 from record_targets import RECORD_TARGETS
@@ -22,7 +23,7 @@ from stream_targets import STREAM_TARGETS
 from target import Target
 
 CORPUS: Final = Path(__file__).parents[1] / "corpus"
-TARGETS: Final = (*RECORD_TARGETS, *STREAM_TARGETS, *MESSAGE_TARGETS)
+TARGETS: Final = (*RECORD_TARGETS, *STREAM_TARGETS, *FINDING_TARGETS, *MESSAGE_TARGETS)
 MOST_PER_BYTE: Final = 200
 """Bytes of memory for a byte of input: the shortest list is one byte, and Python keeps 70 for it, in a value
 and in the copy that it is checked with."""

@@ -12,6 +12,7 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.epoch_messages import Presence, Presences, Sync, Wanted
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.evidence import Accusation, without_payload
+from p2pfl.gossip.exclusions import Retirement
 from p2pfl.gossip.messages import (
     Ack,
     Bundle,
@@ -29,7 +30,9 @@ from p2pfl.gossip.messages import (
     Survivors,
 )
 from p2pfl.gossip.participant import MESSAGES
-from p2pfl.gossip.tickets import issue
+from p2pfl.gossip.revocations import Revocation, RevocationLine, revoke
+from p2pfl.gossip.successions import succeed
+from p2pfl.gossip.tickets import Credentials, issue
 from p2pfl.gossip.wire import Limits, Message, decode_untrusted, digest, encode, signed
 
 ALICE, BOB = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
@@ -56,7 +59,8 @@ def _examples() -> list[Message]:
     masked = Masked.of(ME, place, 3, np.arange(6, dtype="<u4").tobytes())
     entries = ((0, masked.digest), (1, b"d" * 32))
     part = digest(labels.PART_DIGEST, b"a part")
-    ticket = str(issue(BOB, federation=b"f" * 32, peer=ME, expires=1 << 31))
+    issued = issue(BOB, federation=b"f" * 32, peer=ME, expires=1 << 31)
+    ticket = str(issued)
     presence = _presence(ALICE, ticket, (f"/ip4/192.0.2.1/tcp/4001/p2p/{ME}",))
     return [
         _ready(ALICE),
@@ -78,7 +82,13 @@ def _examples() -> list[Message]:
         Wanted(ME, 3, b"d" * 32),
         Presences(ME, (presence, _presence(BOB, "", ()))),
         Accusation(ME, ticket, (_result(b"r" * 32), _result(b"s" * 32))),
+        Revocation(ME, (_revoked(ALICE), _revoked(BOB))),
+        Retirement(ME, Credentials((issued,), (succeed(BOB, ALICE, b"f" * 32),))),
     ]
+
+
+def _revoked(by: Identity) -> RevocationLine:
+    return revoke(by, federation=b"f" * 32, peer=BOB.peer_id, issued=1_800_000_000, reason="left")
 
 
 def _result(digest: bytes) -> bytes:
@@ -110,6 +120,9 @@ def reshaped(data: bytes, random: Random) -> bytes:
     elif tag == Accusation.TAG and random.random() < 0.8:
         wires = [wire for wire in _listed(payload) if isinstance(wire, bytes)]
         payload = packed(_some_reshaped(wires, random))
+    elif tag in (Revocation.TAG, Retirement.TAG) and fields and isinstance(fields[0], bytes):
+        lines = fields[0].split(b" ")
+        fields[0] = b" ".join(random.sample(lines, random.randint(1, len(lines))))
     elif tag in _PAYLOAD_DIGESTS and fields and random.random() < 0.5:
         payload = mutated(payload, (), random)
         fields[-1] = digest(_PAYLOAD_DIGESTS[tag], payload)

@@ -9,8 +9,9 @@ from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.epoch import EpochMachine
 from p2pfl.gossip.epoch_messages import EPOCH_MESSAGES
 from p2pfl.gossip.events import Connect, Effect, EpochBegan, Event, Evidence, SetTimer, TimerExpired, Waiting
-from p2pfl.gossip.evidence import Accusation
+from p2pfl.gossip.exclusions import GROUNDS, Ground
 from p2pfl.gossip.presences import Author
+from p2pfl.gossip.revocations import Revocation
 from p2pfl.gossip.simulation import Codec, Link, SimNetwork, steady
 from p2pfl.gossip.tickets import Standing
 from p2pfl.gossip.wire import Limits
@@ -77,7 +78,7 @@ class Federation(Connected):
         self.evidence: list[tuple[int, Evidence]] = []
 
     def codec(self) -> Codec:
-        return Codec(Limits(0), {**EPOCH_MESSAGES, Accusation.TAG: Accusation})
+        return Codec(Limits(0), {**EPOCH_MESSAGES, **GROUNDS})
 
     def node(self, number: int, epoch: int = 0) -> Node:
         listed = {PEERS[n] for n in range(self.size) if n not in self.strangers | self.tickets.keys()}
@@ -97,7 +98,8 @@ class Federation(Connected):
             is_member=lambda peer: peer in listed | been_here,
             standing=standing,
             epoch=epoch,
-            accusations=self.accusations(number),
+            check=self.check,
+            grounds=self.grounds(number),
         )
         return Node(machine, self.running)
 
@@ -112,10 +114,14 @@ class Federation(Connected):
             self.start(number, 0.01 * number, epochs[number] if epochs else 0)
         return self
 
-    def accusations(self, number: int) -> list[Accusation]:
+    @staticmethod
+    def check(revocation: Revocation) -> None:
+        """Here everybody may revoke."""
+
+    def grounds(self, number: int) -> list[Ground]:
         """What the driver of this node has kept."""
         kept = [evidence.messages for holder, evidence in self.evidence if holder == number]
-        return [message for messages in kept for message in messages if isinstance(message, Accusation)]
+        return [message for messages in kept for message in messages if isinstance(message, Ground)]
 
     def run(self, until: float) -> Self:
         self.net.run(until)
@@ -171,7 +177,7 @@ class Federation(Connected):
                 self.waiting[number].append(reason)
             case Evidence(accused, _, messages):
                 self.evidence.append((number, effect))
-                if isinstance(messages[0], Accusation):
+                if isinstance(messages[0], Ground):
                     self.shun(number, accused)
             case Connect():
                 pass

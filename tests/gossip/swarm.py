@@ -129,7 +129,7 @@ class Swarm(Connected):
                 self.manifest, federation, peer, ticket, self.net.now + self.clocks(number)
             ),
             next_round=next_round,
-            accusations=self.accusations(number),
+            exclusions=self.accusations(number),
         )
 
     def accusations(self, number: int) -> list[Accusation]:

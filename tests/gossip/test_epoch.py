@@ -27,12 +27,21 @@ def test_four_listed_nodes_that_start_one_by_one_begin_together_soon_after_the_l
 
 def test_without_a_list_of_members_the_first_epoch_waits_for_whoever_starts_up_too() -> None:
     federation = Federation(5, listed=False)
-    for number, at in enumerate([0.0, 1.0, 2.0, 3.0, 11.0]):
+    for number, at in enumerate([0.0, 1.0, 2.0, 3.0, 7.0]):
         federation.start(number, at)
     federation.run(20)
     assert federation.agreed(0) == {0, 1, 2, 3, 4}
     times = [federation.at(number, 0) for number in range(5)]
-    assert 15 < min(times) < max(times) < 17, times
+    assert 12.5 < min(times) < max(times) < 14, times
+
+
+def test_but_no_longer_than_agreed() -> None:
+    federation = Federation(8, listed=False)
+    for number in range(8):
+        federation.start(number, 3.0 * number)
+    federation.run(30)
+    assert 15 < federation.at(0, 0) < 17
+    assert federation.roster(0, 0) == {0, 1, 2, 3, 4, 5}
 
 
 def test_a_listed_member_that_never_comes_is_waited_for_once() -> None:

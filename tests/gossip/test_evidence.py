@@ -42,6 +42,7 @@ from p2pfl.gossip.participant import MESSAGES
 from p2pfl.gossip.presences import Author
 from p2pfl.gossip.rehearsal import Rehearsal
 from p2pfl.gossip.simulation import unreliable
+from p2pfl.gossip.successions import Succession, succeed
 from p2pfl.gossip.wire import Limits, decode_untrusted, encode, signed
 
 ALICE, BOB, CAROL = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2, 3))
@@ -79,7 +80,8 @@ def said(value: int, place: tuple[int, int, bytes] = PLACE) -> dict[str, Message
         Result(me, *place, bytes(32), mark),
     ]
     return {message.TAG: signed(ALICE, message) for message in made} | {
-        Presence.TAG: presence(epoch=place[0], federation=place[2], nonce=mark)
+        Presence.TAG: presence(epoch=place[0], federation=place[2], nonce=mark),
+        Succession.TAG: succeed(ALICE, Identity.from_seed(mark), place[2]),
     }
 
 
@@ -125,7 +127,8 @@ def test_the_numbers_of_the_members_are_part_of_what_is_said() -> None:
 @pytest.mark.parametrize("tag", _KINDS)
 def test_the_same_twice_or_in_two_places_proves_nothing(tag: str) -> None:
     one = said(1)[tag]
-    places = ELSEWHERE if tag != Presence.TAG else [ELSEWHERE[0], ELSEWHERE[2]]
+    kept = {Presence.TAG: [0, 2], Succession.TAG: [2]}.get(tag, range(len(ELSEWHERE)))
+    places = [ELSEWHERE[number] for number in kept]  # an attempt is no place of a presence, and so on
     for other in (one, *(said(2, place)[tag] for place in places)):
         assert contradiction((one, other)) is None
         refused(accused(one, other), "not of one author for one place|do not contradict")

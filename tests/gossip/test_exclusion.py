@@ -177,6 +177,7 @@ def test_there_is_room_for_as_many_as_a_federation_has() -> None:
         is_member=lambda peer: True,
         standing=lambda peer, ticket: Standing.MEMBER,
         epoch=0,
+        check=Federation.check,
     )
     machine.start(0.0)
     machine.handle(PeerFound(PEERS[1]), 0.1)

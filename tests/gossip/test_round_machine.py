@@ -127,7 +127,8 @@ def test_and_is_refused_if_the_silent_member_speaks_up_meanwhile() -> None:
 
 def test_a_proposal_without_us_or_too_small_is_refused() -> None:
     it, _ = prepared()
-    assert kinds(it.handle(propose(0, ready(0), ready(2), ready(3)), 0.1)) == {(Ready, 1)}
+    assert not kinds(it.handle(propose(0, ready(0), ready(2), ready(3)), 0.1)), "it may be late itself"
+    assert kinds(it.handle(TimerExpired("patience"), it._attendance.patient_until)) == {(Ready, 1)}
     it, ours = prepared()
     assert kinds(it.handle(propose(0, ready(0), ours), 2.0)) == {(Ready, 1)}
     it, ours = prepared()

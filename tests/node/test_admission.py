@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.canonical import pack
+from p2pfl.gossip.exclusions import Retirement
 from p2pfl.gossip.manifest import Manifest, from_toml
-from p2pfl.gossip.tickets import Standing, issue
+from p2pfl.gossip.revocations import Revocation, revoke
+from p2pfl.gossip.successions import succeed
+from p2pfl.gossip.tickets import Credentials, Standing, issue, parse_ticket_untrusted
 from p2pfl.node.admission import MAX_GREETING_BYTES, FederationAdmission, Greeting
 from p2pfl.node.errors import ClockError, TicketProblem
 from p2pfl.node.transport_types import MAX_GREETING, MAX_REASON
@@ -56,6 +59,11 @@ def greeting(text: str = "", **fields: object) -> bytes:
     return dataclasses.replace(Greeting((1,), MANIFEST.digest, NOW, text), **fields).to_bytes()  # type: ignore[arg-type]
 
 
+def revocation(peer: Identity) -> Revocation:
+    line = revoke(ISSUER, federation=MANIFEST.digest, peer=peer.peer_id, issued=NOW, reason="left")
+    return Revocation(OWN.peer_id, (line,))
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -91,10 +99,12 @@ def test_members_are_those_listed_and_those_let_in(admission: FederationAdmissio
 def test_who_is_excluded_is_told_so_whatever_admitted_it(admission: FederationAdmission) -> None:
     admit_with_skews(admission, 7200, 7200)
     for peer in (MEMBER, ISSUER, GUEST):
-        reason = admission.exclude(peer.peer_id)
+        assert admission.at_handshake(peer.peer_id) is None
+        (reason,) = admission.exclude(revocation(peer)).values()
         assert refusal(admission, peer.peer_id, greeting(ticket(peer))) == reason
-        assert "contradict each other" in reason
+        assert "issuers revoked it: left" in reason
         assert not admission.is_member(peer.peer_id)
+        assert admission.at_handshake(peer.peer_id) == reason  # it was told once
     assert admission.excluded == {peer.peer_id for peer in (MEMBER, ISSUER, GUEST)}
     admission.check_clock(())  # their word does not count any more
     assert admission.judge(STRANGER.peer_id, greeting(ticket(STRANGER))) is None
@@ -170,7 +180,7 @@ def test_the_greeting_of_one_node_is_what_another_reads(tmp_path: Path, clock: C
     path.write_text(ticket(GUEST) + "\n")
     guest = FederationAdmission(MANIFEST.digest, GUEST.peer_id, path, clock=clock)
     heard = Greeting.from_untrusted(guest.greeting())
-    assert heard == Greeting((1,), MANIFEST.digest, NOW, ticket(GUEST))
+    assert dataclasses.replace(heard, terms={}) == Greeting((1,), MANIFEST.digest, NOW, ticket(GUEST))
     assert len(guest.greeting()) < MAX_GREETING_BYTES <= MAX_GREETING
     host = FederationAdmission(MANIFEST.digest, OWN.peer_id, manifest=MANIFEST, clock=clock)
     assert host.judge(GUEST.peer_id, guest.greeting()) is None
@@ -246,20 +256,118 @@ def test_judging_never_raises_even_when_our_own_ticket_has_expired(tmp_path: Pat
     assert admission.judge(MEMBER.peer_id, greeting()) is None
 
 
-def test_without_issuers_strangers_are_cut_off_at_the_handshake(clock: Clock) -> None:
+def test_without_issuers_strangers_are_told_that_nobody_can_invite_them(clock: Clock) -> None:
     closed = manifest(issuers=False)
-    admission = FederationAdmission(closed.digest, OWN.peer_id, clock=clock)
-    assert admission.at_handshake(STRANGER.peer_id) is None
-    admission.adopt(closed)
-    assert admission.at_handshake(MEMBER.peer_id) is None
-    assert "not listed" in str(admission.at_handshake(STRANGER.peer_id))
+    admission = FederationAdmission(closed.digest, OWN.peer_id, manifest=closed, clock=clock)
+    heard = greeting(federation=closed.digest)
+    assert "no issuer who could invite you" in refusal(admission, STRANGER.peer_id, heard)
 
 
-def test_with_issuers_anybody_may_hold_a_ticket(admission: FederationAdmission) -> None:
-    assert admission.at_handshake(STRANGER.peer_id) is None
+# -- several issuers
+SECOND = Identity.from_seed(bytes([6]) * 32)
+QUORUM = dataclasses.replace(MANIFEST, issuers=(ISSUER.peer_id, SECOND.peer_id), issuer_quorum=2)
+
+
+@pytest.fixture
+def wary(clock: Clock) -> FederationAdmission:
+    return FederationAdmission(QUORUM.digest, OWN.peer_id, manifest=QUORUM, clock=clock)
+
+
+def both(days: float, other: float) -> str:
+    tickets = [ticket(GUEST, within=QUORUM, days=days), ticket(GUEST, by=SECOND, within=QUORUM, days=other)]
+    return " ".join(tickets)
+
+
+def test_one_issuer_of_two_admits_nobody(wary: FederationAdmission) -> None:
+    one = ticket(GUEST, within=QUORUM)
+    for text in (one, f"{one} {one}", f"{one} {ticket(GUEST, by=STRANGER, within=QUORUM)}"):
+        reason = refusal(wary, GUEST.peer_id, greeting(text, federation=QUORUM.digest))
+        assert "1 of at least 2 issuers" in reason
+    assert wary.standing(GUEST.peer_id, one) is Standing.STRANGER
+
+
+def test_both_do_until_the_first_of_them_expires(wary: FederationAdmission, clock: Clock) -> None:
+    assert wary.judge(GUEST.peer_id, greeting(both(3, 1), federation=QUORUM.digest)) is None
+    assert wary.is_member(GUEST.peer_id)
+    clock.now += 86_400
+    assert not wary.is_member(GUEST.peer_id)
+    assert "expired" in wary.expired()[GUEST.peer_id]
+
+
+# -- renewal
+def test_others_take_the_later_expiry_from_a_presence(wary: FederationAdmission, clock: Clock) -> None:
+    wary.judge(GUEST.peer_id, greeting(both(1, 1), federation=QUORUM.digest))
+    for text in (both(9, 9), both(2, 2)):  # and never an earlier one
+        assert wary.standing(GUEST.peer_id, text) is Standing.MEMBER
+    clock.now += 8 * 86_400
+    assert wary.expired() == {}
+    assert wary.is_member(GUEST.peer_id)
+
+
+def test_a_renewed_file_is_shown_and_a_spoilt_one_is_not(clock: Clock, tmp_path: Path) -> None:
+    path = tmp_path / "ticket.txt"
+    path.write_text(ticket(GUEST, days=1))
+    own = FederationAdmission(MANIFEST.digest, GUEST.peer_id, path, MANIFEST, clock)
+    assert own.expires == NOW + 86_400
+    assert not own.renew()
+    path.write_text(f"{ticket(GUEST, days=1)}\n{ticket(GUEST, days=30)}\n")
+    assert own.renew()
+    assert (own.expires, own.shown_ticket) == (NOW + 30 * 86_400, ticket(GUEST, days=30))
+    path.write_text(ticket(STRANGER))
+    with pytest.raises(TicketProblem, match="another peer"):
+        own.renew()
+    assert own.shown_ticket == ticket(GUEST, days=30)
+
+
+# -- another key in the same place
+def test_a_successor_takes_a_place_and_what_is_held_against_it(admission: FederationAdmission) -> None:
+    chain = Credentials((), (succeed(MEMBER, STRANGER, MANIFEST.digest),))
+    assert admission.judge(STRANGER.peer_id, greeting(str(chain))) is None
+    assert refusal(admission, GUEST.peer_id, greeting(str(chain))).startswith("your ticket is not valid")
+    assert admission.exclude(Retirement(OWN.peer_id, chain)).keys() == {MEMBER.peer_id}
+    assert admission.is_member(STRANGER.peer_id)
+    gone = admission.exclude(revocation(MEMBER))
+    assert gone.keys() == {STRANGER.peer_id}
+    assert not admission.is_member(STRANGER.peer_id)
+
+
+def test_a_successor_is_refused_for_what_its_old_key_did(admission: FederationAdmission) -> None:
+    """Nobody need have heard of the succession before."""
+    admission.exclude(revocation(GUEST))
+    old = parse_ticket_untrusted(ticket(GUEST))
+    chain = Credentials((old,), (succeed(GUEST, STRANGER, MANIFEST.digest),))
+    assert "issuers revoked it" in refusal(admission, STRANGER.peer_id, greeting(str(chain)))
 
 
 # -- this node's own place
+def test_two_peers_that_one_issuer_each_let_in_do_not_make_a_member(wary: FederationAdmission) -> None:
+    own = str(succeed(GUEST, STRANGER, QUORUM.digest))
+    mixed = [ticket(GUEST, within=QUORUM), ticket(STRANGER, by=SECOND, within=QUORUM)]
+    heard = greeting(" ".join([own, *mixed]), federation=QUORUM.digest)
+    assert "1 of at least 2 issuers" in refusal(wary, STRANGER.peer_id, heard)
+    both = [ticket(GUEST, by=by, within=QUORUM) for by in (ISSUER, SECOND)]
+    assert wary.judge(STRANGER.peer_id, greeting(" ".join([own, *both]), federation=QUORUM.digest)) is None
+
+
+def test_half_a_renewal_after_a_change_of_keys_costs_no_place(clock: Clock, tmp_path: Path) -> None:
+    file = tmp_path / "ticket.txt"
+    old = [ticket(GUEST, by=by, within=QUORUM) for by in (ISSUER, SECOND)]
+    file.write_text("\n".join([*old, ticket(STRANGER, within=QUORUM, days=9)]))
+    chain = (succeed(GUEST, STRANGER, QUORUM.digest),)
+    own = FederationAdmission(QUORUM.digest, STRANGER.peer_id, file, QUORUM, clock, chain)
+    assert own.expires == NOW + 86_400
+
+
+def test_one_place_is_not_many_peers_nor_many_clocks(admission: FederationAdmission) -> None:
+    """A member that names a successor for every day of the year fills no list, and sets nobody's clock."""
+    for number in range(1, 100):
+        new = Identity.from_seed(number.to_bytes(32, "big"))
+        own = str(succeed(MEMBER, new, MANIFEST.digest))
+        admission.judge(new.peer_id, greeting(own, clock=NOW + 7200))
+    assert len(admission.admitted) == 2
+    admission.check_clock(())
+
+
 def test_a_node_without_a_place_is_told_how_to_get_one(clock: Clock) -> None:
     with pytest.raises(TicketProblem, match="not a member") as caught:
         FederationAdmission(MANIFEST.digest, GUEST.peer_id, manifest=MANIFEST, clock=clock)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from p2pfl.crypto.identity import Identity
-from p2pfl.node.config import SETTINGS, NodeConfig, example_toml, load_config
+from p2pfl.node.config import SETTINGS, Endpoint, NodeConfig, example_toml, load_config
 from p2pfl.node.errors import ConfigError
 
 PEER = Identity.from_seed(bytes(32)).peer_id
@@ -31,10 +31,22 @@ initial = "initial.safetensors"
 listen = ["/ip4/127.0.0.1/tcp/0", "/ip6/::/tcp/4001"]
 announce = ["/dns4/p2pfl.hospital.example/tcp/443"]
 bootstrap = ["{MEMBER}"]
+mdns = true
+rendezvous = ["{MEMBER}"]
+relay = true
+key_file = "network.key"
 
 [data]
 train = "train.csv"
 test = "../test.csv"
+
+[status]
+listen = "[::1]:9464"
+token_file = "status.token"
+
+[limits]
+threads = 2
+memory = "4 GB"
 
 [log]
 level = "debug"
@@ -71,12 +83,20 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(file: Path) -> Non
         listen=("/ip4/127.0.0.1/tcp/0", "/ip6/::/tcp/4001"),
         announce=("/dns4/p2pfl.hospital.example/tcp/443",),
         bootstrap=(MEMBER,),
+        mdns=True,
+        rendezvous=(MEMBER,),
+        relay=True,
+        network_key=file.parent / "network.key",
         federation=file.parent / "hearts.manifest",
         ticket=file.parent / "ticket.txt",
         backbone=file.parent / "backbone.safetensors",
         initial=file.parent / "initial.safetensors",
         data_train=file.parent / "train.csv",
         data_test=file.parent / "../test.csv",
+        status_listen=Endpoint("::1", 9464),
+        status_token_file=file.parent / "status.token",
+        threads=2,
+        memory=4 * 10**9,
         log_level="debug",
         json_logs=True,
     )
@@ -91,12 +111,20 @@ def test_defaults(tmp_path: Path) -> None:
         listen=("/ip4/0.0.0.0/tcp/4001",),
         announce=(),
         bootstrap=(),
+        mdns=False,
+        rendezvous=(),
+        relay=False,
+        network_key=None,
         federation=None,
         ticket=None,
         backbone=None,
         initial=None,
         data_train=tmp_path / "d.csv",
         data_test=None,
+        status_listen=Endpoint("127.0.0.1", 0),
+        status_token_file=None,
+        threads=None,
+        memory=None,
         log_level="info",
         json_logs=False,
     )
@@ -159,6 +187,17 @@ WRONG = [
     (f'bootstrap = ["{MEMBER}"]', 'bootstrap = ["\\u001b[2J"]', "network.bootstrap"),
     ('train = "train.csv"', 'tarin = "train.csv"', "data.tarin"),
     ('level = "debug"', 'level = "loud"', "log.level"),
+    ('"[::1]:9464"', '"localhost:9464"', "status.listen"),
+    ('"[::1]:9464"', '"127.0.0.1"', "status.listen"),
+    ('"[::1]:9464"', '"127.0.0.1:65536"', "status.listen"),
+    ('"[::1]:9464"', "9464", "status.listen"),
+    ("threads = 2", "threads = 0", "limits.threads"),
+    ("threads = 2", "threads = true", "limits.threads"),
+    ("threads = 2", 'threads = "two"', "limits.threads"),
+    ('memory = "4 GB"', "memory = 4", "limits.memory"),
+    ('memory = "4 GB"', 'memory = "4 kB"', "limits.memory"),
+    ('memory = "4 GB"', 'memory = "100 MB"', "limits.memory"),
+    ('memory = "4 GB"', 'memory = "2000000 GiB"', "limits.memory"),
     ("json = true", 'json = "maybe"', "log.json"),
     ("json = true", "json = 1", "log.json"),
     ("[log]", "[logs]", "logs.level"),
@@ -171,6 +210,22 @@ def test_what_is_wrong_is_refused_by_key(file: Path, old: str, new: str, field: 
     assert old in FULL
     file.write_text(FULL.replace(old, new, 1))
     assert refused(file).field == field
+
+
+def test_status_pages_beyond_this_machine_need_a_token(file: Path) -> None:
+    file.write_text(FULL.replace('token_file = "status.token"', ""))
+    for listen in ("0.0.0.0:9464", "[::]:0", "192.0.2.1:9464"):
+        error = refused(file, status_listen=listen)
+        assert error.field == "status.listen"
+        assert "can be reached from other machines" in error.what
+        assert load(file, status_listen=listen, status_token_file="token").status_listen is not None
+    assert load(file, status_listen="127.8.0.1:9464").status_listen == Endpoint("127.8.0.1", 9464)
+    assert load(file, status_listen="off").status_listen is None
+
+
+def test_limits_may_come_from_variables(file: Path) -> None:
+    config = load(file, {"P2PFL_THREADS": "3", "P2PFL_MEMORY": "1GiB"})
+    assert (config.threads, config.memory) == (3, 1 << 30)
 
 
 def test_an_unknown_key_is_answered_with_the_closest_one(file: Path) -> None:

@@ -1,10 +1,22 @@
+import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
+import pytest
 import trio
 import trio.testing
 
 from p2pfl.crypto.identity import Identity, PeerId
-from p2pfl.node.discovery import HEARSAY_TRIES, LONGEST_DELAY, MOST_HEARSAY, Dialler, peer_of
+from p2pfl.node.discovery import (
+    HEARSAY_TRIES,
+    LONGEST_DELAY,
+    LONGEST_RELAYED_DELAY,
+    MOST_ADDRESSES,
+    MOST_HEARSAY,
+    MOST_HINTED,
+    Dialler,
+    peer_of,
+)
 from p2pfl.node.errors import NetworkError
 
 OWN, OTHER, THIRD = (Identity.from_seed(bytes([i]) * 32).peer_id for i in range(3))
@@ -130,3 +142,165 @@ def test_whoever_called_us_is_called_back_when_it_is_lost() -> None:
     run(network, dialler, 310, lose)
     assert network.here == {OTHER}
     assert len(network.tries) == 1
+
+
+def test_a_dead_address_delays_neither_its_peers_others_nor_other_peers() -> None:
+    """As a firewall makes it: nothing answers, for as long as one waits."""
+    network, dead = Network(), f"/ip4/192.0.2.1/tcp/4001/p2p/{OTHER}"
+    third = f"/ip4/127.0.0.1/tcp/4003/p2p/{THIRD}"
+    network.up = {ADDRESS, third}
+    ended: list[str] = []
+
+    async def connect(address: str) -> PeerId:
+        if address != dead:
+            return await network.connect(address)
+        try:
+            await trio.sleep(15)
+        finally:
+            ended.append(address)
+        raise NetworkError("timed out", "none")
+
+    dialler = Dialler(OWN, connect, lambda: network.here)
+    dialler.want([dead, ADDRESS, third])
+    run(network, dialler, 1)
+    assert network.here == {OTHER, THIRD}
+    assert ended == [dead]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2]])
+def test_bootstrap_addresses_may_be_several_in_any_order_and_some_dead(order: list[int]) -> None:
+    network = Network()
+    addresses = [ADDRESS, f"/ip4/127.0.0.1/tcp/4003/p2p/{THIRD}", "/ip4/127.0.0.1/tcp/1/p2p/nobody"]
+    network.up = {addresses[1]}
+    dialler = Dialler(OWN, network.connect, lambda: network.here)
+    dialler.want(addresses[each] for each in order)
+    run(network, dialler, 1)
+    assert network.here == {THIRD}
+
+
+def test_what_worked_last_is_tried_first() -> None:
+    network, tried = Network(), []
+    new = f"/dns4/hospital.example/tcp/4001/p2p/{OTHER}"
+    network.up = {new}
+
+    async def connect(address: str) -> PeerId:
+        tried.append(address)
+        return await network.connect(address)
+
+    reached: list[PeerId] = []
+    dialler = Dialler(OWN, connect, lambda: network.here, reached=reached.append)
+    dialler.want([ADDRESS, new])
+
+    async def lose() -> None:
+        await trio.sleep(10)
+        network.here = set()
+        dialler.lost(OTHER)
+
+    run(network, dialler, 20, lose)
+    assert tried == [ADDRESS, new, new]
+    assert dialler.addresses(OTHER) == (new, ADDRESS)
+    assert reached == [OTHER, OTHER]
+    dialler.try_reaching(f"/ip4/127.0.0.1/tcp/{port}/p2p/{OTHER}" for port in range(1, 99))
+    assert dialler.addresses(OTHER)[0] == new
+    assert len(dialler.addresses(OTHER)) == MOST_ADDRESSES
+
+
+def test_what_strangers_say_neither_displaces_nor_hurries_what_members_say() -> None:
+    network = Network()
+    dialler = Dialler(OWN, network.connect, lambda: network.here)
+    dialler.want([ADDRESS])
+
+    async def shout() -> None:
+        for port in range(1, 300):
+            dialler.hint([f"/ip4/192.0.2.1/tcp/{port}/p2p/{OTHER}"])
+            await trio.sleep(0.1)
+
+    run(network, dialler, 30, shout)
+    assert dialler.addresses(OTHER) == (ADDRESS,)
+    assert len(network.tries) < 3 * 10
+
+
+def test_strangers_leave_room_for_members() -> None:
+    network = Network()
+    dialler = Dialler(OWN, network.connect, lambda: network.here)
+    strangers = [Identity.from_seed(number.to_bytes(32, "big")).peer_id for number in range(1000, 1200)]
+    dialler.hint(f"/ip4/127.0.0.1/tcp/1/p2p/{peer}" for peer in strangers)
+    run(network, dialler, 1e-9)
+    assert len(dialler._targets) == MOST_HINTED
+    dialler.try_reaching([ADDRESS])
+    assert dialler.addresses(OTHER) == (ADDRESS,)
+
+
+def test_a_hint_that_works_is_kept_as_an_address() -> None:
+    network, hint = Network(), f"/ip4/127.0.0.1/tcp/9/p2p/{OTHER}"
+    network.up = {hint}
+    dialler = Dialler(OWN, network.connect, lambda: network.here)
+    dialler.want([ADDRESS])
+    dialler.hint([hint])
+    run(network, dialler, 10)
+    assert dialler.addresses(OTHER) == (hint, ADDRESS)
+
+
+def test_a_peer_behind_a_closed_port_comes_through_a_relay_and_is_called_on_rarely() -> None:
+    network, through = Network(), []
+
+    async def relay(peer: PeerId) -> bool:
+        through.append(trio.current_time())
+        return True
+
+    dialler = Dialler(OWN, network.connect, lambda: network.here, relay)
+    dialler.try_reaching([ADDRESS])
+
+    async def open_port() -> None:
+        await trio.sleep(7200)
+        network.up = {ADDRESS}
+
+    run(network, dialler, 7200 + 2 * LONGEST_RELAYED_DELAY, open_port)
+    assert len(through) == len(network.tries) - 1
+    assert through[0] == network.tries[0]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(network.tries)]
+    assert LONGEST_RELAYED_DELAY / 2 < max(gaps) <= 1.5 * LONGEST_RELAYED_DELAY
+    assert len(network.tries) < 60
+    assert network.here == {OTHER}
+
+
+def test_twelve_nodes_that_restart_at_once_make_no_storm() -> None:
+    """After a power cut of ten minutes: each calls each a few times, not all at the same moments, and all are
+    there soon after.
+    """
+    peers = [Identity.from_seed(bytes([50 + i]) * 32).peer_id for i in range(12)]
+    dials: list[tuple[PeerId, PeerId, float]] = []
+    here: dict[PeerId, set[PeerId]] = {peer: set() for peer in peers}
+    up: set[PeerId] = set()
+
+    def caller(own: PeerId) -> Callable[[str], Awaitable[PeerId]]:
+        async def connect(address: str) -> PeerId:
+            peer = peer_of(address)
+            assert peer is not None
+            dials.append((own, peer, trio.current_time()))
+            await trio.sleep(0.02)
+            if not {own, peer} <= up:
+                raise NetworkError("refused", "none")
+            here[own].add(peer)
+            here[peer].add(own)
+            return peer
+
+        return connect
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for own in peers:
+                dialler = Dialler(own, caller(own), here[own].copy)
+                dialler.want(f"/ip4/127.0.0.1/tcp/4001/p2p/{peer}" for peer in peers)
+                nursery.start_soon(dialler.run)
+            await trio.sleep(600)
+            dials.clear()
+            up.update(peers)
+            await trio.sleep(1.5 * LONGEST_DELAY + 1)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert all(len(known) == 11 for known in here.values())
+    assert max(Counter((own, peer) for own, peer, _ in dials).values()) == 1
+    assert len(dials) <= 12 * 11
+    assert max(Counter(int(at) for *_, at in dials).values()) <= 30

@@ -1,7 +1,7 @@
 """How a node comes by its manifest, and that it takes no other."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import trio.testing
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.manifest import MAX_BYTES, Manifest, canonical_bytes, from_toml
-from p2pfl.node.config import NodeConfig
+from p2pfl.node.config import NodeConfig, load_config
 from p2pfl.node.errors import ConfigError, NetworkError
 from p2pfl.node.joining import JOIN_SECONDS, known_federation, obtain_manifest
 from p2pfl.node.store import Store
@@ -42,10 +42,9 @@ OURS, ANOTHER = manifest(), manifest("lungs")
 def config(
     directory: Path, federation: str | Path | None = None, bootstrap: tuple[str, ...] = ()
 ) -> NodeConfig:
-    files = (directory / "identity.key", directory / "state")
-    return NodeConfig(
-        *files, (), (), bootstrap, federation, None, None, None, directory / "train.csv", None, "info", False
-    )
+    files = {"identity": "identity.key", "state": "state", "data_train": "train.csv"}
+    usual = load_config(None, {}, {field: str(directory / name) for field, name in files.items()})
+    return replace(usual, federation=federation, bootstrap=bootstrap)
 
 
 @dataclass

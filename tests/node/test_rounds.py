@@ -12,21 +12,26 @@ import trio
 import trio.testing
 
 from p2pfl.crypto.identity import Identity, PeerId
-from p2pfl.gossip.events import Begin, Contribute, EpochBegan, Evidence, Prepared, Skipped, Waiting
+from p2pfl.gossip.events import Begin, Completed, Contribute, EpochBegan, Evidence, Prepared, Skipped, Waiting
 from p2pfl.gossip.evidence import Accusation, contradiction, without_payload
+from p2pfl.gossip.exclusions import Ground
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
-from p2pfl.gossip.messages import Limits, Masked, decode_untrusted, encode
+from p2pfl.gossip.messages import Limits, Masked, Result, decode_untrusted, encode
 from p2pfl.gossip.participant import MESSAGES
+from p2pfl.gossip.thresholds import thresholds
 from p2pfl.gossip.wire import signed
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import epsilon
 from p2pfl.node.catch_up import Summary
+from p2pfl.node.errors import NetworkError, StorageError
 from p2pfl.node.evaluations import measured
+from p2pfl.node.last_signed import LastSigned
 from p2pfl.node.learner import Learner
 from p2pfl.node.privacy import dimension, stage_plan
+from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Released
 from p2pfl.node.rounds import OneThread, Rounds, status_at_start
-from p2pfl.node.store import RoundOutcome, Store
+from p2pfl.node.store import Store
 from p2pfl.node.training.metrics import Evaluation
 
 IDENTITY, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
@@ -106,7 +111,7 @@ def rounds(
     agreed: Manifest,
     learner: Played,
     holds: Released | None = None,
-    exclude: Callable[[PeerId], None] = lambda peer: None,
+    exclude: Callable[[Ground], None] = lambda ground: None,
 ) -> Rounds:
     async def ask(peer: PeerId, name: str, body: bytes, most: int) -> bytes:
         assert holds is not None
@@ -271,7 +276,7 @@ def test_who_skipped_a_round_asks_whether_the_others_have_ended(store: Store) ->
     async def main() -> None:
         learner.prepare = lambda round: prepared.append(round)  # type: ignore[method-assign]
         await work.prepare(Begin(2, PEERS))
-        assert asked == []
+        assert {*asked} == {"signed"}
         await work.skipped(Skipped(2, "training", "too few", False))
         assert await work.prepare(Begin(3, PEERS)) is None
         await work.finish()
@@ -279,7 +284,7 @@ def test_who_skipped_a_round_asks_whether_the_others_have_ended(store: Store) ->
     learner.skipped = lambda effect: None  # type: ignore[attr-defined]
     run(main)
     assert prepared == [2]
-    assert asked
+    assert "summary" in asked
     assert written(store)["ended"] == "most of the members that are here say so"
 
 
@@ -358,7 +363,7 @@ def test_who_contradicted_itself_is_written_down_before_its_connection_ends(
         store,
         manifest("none"),
         Played(),
-        exclude=lambda peer: excluded.append((peer, len(store.exclusions()))),
+        exclude=lambda ground: excluded.append((ground.against, len(store.exclusions()))),
     )
     place = (1, 0, bytes(32))
     masked = [signed(accused, Masked.of(accused.peer_id, place, 0, bytes([value]) * 12)) for value in (1, 2)]
@@ -371,7 +376,66 @@ def test_who_contradicted_itself_is_written_down_before_its_connection_ends(
 
     run(main)
     assert excluded == [(accused.peer_id, 1)]
-    assert [exclusion.accusation for exclusion in store.exclusions()] == [accusation]
+    assert [exclusion.ground for exclusion in store.exclusions()] == [accusation]
     assert store.exclusions()[0].since > 1_600_000_000
     assert store.evidence() == []
     assert ("new identity" in caplog.text) == (accused is IDENTITY)
+
+
+def test_a_node_whose_ledger_is_behind_its_own_signature_ends_before_a_round(store: Store) -> None:
+    result = Result(IDENTITY.peer_id, 5, 0, *(bytes([n]) * 32 for n in (1, 2, 3)))
+    known = LastSigned(())
+    known.note([signed(IDENTITY, result)])
+    prepared: list[int] = []
+
+    async def ask(peer: PeerId, name: str, body: bytes, most: int) -> bytes:
+        assert name == "signed"
+        if peer == "B":
+            raise NetworkError("gone", "")
+        return known.of(IDENTITY.peer_id)
+
+    def work() -> Rounds:
+        agreed, learner = manifest("none"), Played(released=OURS)
+        learner.prepare = lambda round: prepared.append(round)  # type: ignore[method-assign]
+        status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
+        made = (agreed, cast(Learner, learner), store, status, OneThread(), ask)
+        return Rounds(*made, lambda: (PeerId("B"), PeerId("C")), lambda peer: None)
+
+    async def behind() -> None:
+        with pytest.raises(StorageError, match="C holds this node's own signature of round 5"):
+            await work().prepare(Begin(6, PEERS))
+
+    run(behind)
+    assert prepared == []
+    store.charge(5, None)
+
+    async def whole() -> None:
+        await work().prepare(Begin(6, PEERS))
+
+    run(whole)
+    assert prepared == [6]
+
+
+def test_who_is_missed_is_said_once_and_when_it_is_back(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    agreed, learner = manifest("none"), Played(released=OURS)
+    learner.completed = lambda effect: None  # type: ignore[attr-defined]
+    status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
+    made = (agreed, cast(Learner, learner), store, status, OneThread(), None)
+    work = Rounds(*made, lambda: (), lambda peer: None)  # type: ignore[arg-type]
+    group = (IDENTITY.peer_id, PEERS[1])
+
+    async def main() -> None:
+        for round, survivors in enumerate([group[:1]] * 8 + [group] * 12):
+            total = np.zeros(1, dtype=np.uint32)
+            await work.completed(Completed(round, "training", total, survivors, group, thresholds(3, 1)))
+
+    with caplog.at_level("INFO"):
+        run(main)
+    said = [record.message for record in caplog.records if PEERS[1] in record.message]
+    said = [message for message in said if "completed with" not in message]
+    assert len(said) == 2
+    assert said[0].startswith(f"missed: {PEERS[1]} took part in 0 of the last 5 rounds")
+    assert said[1] == f"peer {PEERS[1]} takes part again"
+    assert status.participation[0]["took"] == 12

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import trio.testing
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
 from p2pfl.gossip.events import (
+    Agreed,
     Begin,
     Completed,
     Compute,
@@ -99,6 +100,9 @@ class Diary:
     async def completed(self, effect: Completed) -> None:
         if self.slow:
             await trio.sleep(100)
+        self.lines.append(effect)
+
+    async def agreed(self, effect: Agreed) -> None:
         self.lines.append(effect)
 
     async def skipped(self, effect: Skipped) -> None:
@@ -224,6 +228,23 @@ def test_a_rounds_outcome_is_applied_before_the_next_rounds_training() -> None:
     bench = Bench(Script({PeerFound: [COMPLETED, Begin(2, (A, B)), SKIPPED]}), Diary(slow=True))
     bench.run(found, 150)
     assert bench.work.lines == [COMPLETED, Begin(2, (A, B)), SKIPPED]
+
+
+def test_rounds_that_are_given_up_before_their_turn_are_not_prepared() -> None:
+    """Or a node that was slow once works off rounds that the others left long ago, for ever."""
+    later = Begin(4, (A, B))
+    given_up: list[Effect] = [
+        effect for round in (2, 3) for effect in (Begin(round, (A, B)), replace(SKIPPED, round=round))
+    ]
+    bench = Bench(Script({PeerFound: [COMPLETED, *given_up, later]}), work=Diary(slow=True))
+    bench.run(found, seconds=200)
+    assert bench.work.lines == [COMPLETED, given_up[1], given_up[3], later]
+
+
+def test_who_agreed_is_kept() -> None:
+    bench = Bench(Script({PeerFound: [COMPLETED, Agreed(1, ())]}))
+    bench.run(found)
+    assert bench.work.lines == [COMPLETED, Agreed(1, ())]
 
 
 def test_nothing_left_to_prepare_is_the_end() -> None:

@@ -18,19 +18,12 @@ from p2pfl.gossip.messages import Reveal
 from p2pfl.gossip.wire import encode, signed
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism
+from p2pfl.node.database import DATABASE
 from p2pfl.node.errors import StorageError
 from p2pfl.node.journal import Journal
+from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Place, Released
-from p2pfl.node.store import (
-    DATABASE,
-    EVIDENCE_BYTES,
-    EVIDENCE_ROWS,
-    Charge,
-    Exclusion,
-    RoundOutcome,
-    Store,
-    _checkpoint,
-)
+from p2pfl.node.store import EVIDENCE_BYTES, EVIDENCE_ROWS, Charge, Exclusion, Store, _checkpoint
 
 IDENTITY = Identity.from_seed(bytes(32))
 CHARGE = Mechanism("training", "train", "distributed", 1.5, 0.5, 1, 4, 3, 1)
@@ -270,7 +263,7 @@ GARBAGE = {
     "path": pack(["../../etc/passwd", 1, 1, bytes(32)]),
     "other types": pack(["1", 1, [], None, 3, "", b"", {}]),
     "another message": pack([1, encode(Wanted(PEERS[0], 1, bytes(32)))]),
-    "far future": pack([1 << 62, encode(EXCLUSION.accusation)]),
+    "far future": pack([1 << 62, encode(EXCLUSION.ground)]),
 }
 READS: dict[str, Callable[[Store], object]] = {
     "meta, manifest": Store.manifest,

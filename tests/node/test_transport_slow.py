@@ -115,7 +115,9 @@ def test_the_kernel_holds_little_of_what_a_slow_peer_does_not_take() -> None:
         async with running(hub, peer):
             await pair(peer, hub)
             for session in (hub._sessions[SLOW], peer._sessions[HUB]):
-                kernel = session.link.tcp._stream.socket
+                stream = session.link.tcp._stream
+                assert isinstance(stream, trio.SocketStream)
+                kernel = stream.socket
                 assert kernel.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT
 
     run_in_virtual_time(test)

@@ -50,10 +50,20 @@ def transport(
     club: Club | None = None,
     requests: Mapping[str, Responder] | None = None,
     listen: tuple[str, ...] = (ANYWHERE,),
+    *,
+    relay: bool = False,
+    network_key: bytes | None = None,
     **limits: Any,
 ) -> Transport:
     return Transport(
-        identity(number), listen, club or Club(), PREFIX, Limits(**limits), requests or {"echo": echo}
+        identity(number),
+        listen,
+        club or Club(),
+        PREFIX,
+        Limits(**limits),
+        requests or {"echo": echo},
+        relay=relay,
+        network_key=network_key,
     )
 
 

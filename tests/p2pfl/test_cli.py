@@ -18,6 +18,7 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import decode_manifest_untrusted
 from p2pfl.gossip.tickets import check, parse_ticket_untrusted
 from p2pfl.node import errors
+from p2pfl.node.config import NodeConfig
 from p2pfl.node.errors import ExitCode, StorageError, UserError
 from p2pfl.node.identity_file import load_identity, save_identity
 from p2pfl.node.start import Prepared
@@ -479,7 +480,8 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Prepared, bool]]:
 
     class Daemon:
         @staticmethod
-        def run_node(prepared: Prepared, *, until_done: bool) -> int:
+        def run_node(prepared: Prepared, *, until_done: bool, reread: Callable[[], NodeConfig]) -> int:
+            assert reread() == prepared.config
             started.append((prepared, until_done))
             return 0
 

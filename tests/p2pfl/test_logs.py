@@ -4,7 +4,12 @@ import json
 import logging
 import sys
 
+import trio
+
+from p2pfl.crypto.identity import Identity
+from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.logs import JsonFormatter, TextFormatter
+from p2pfl.node.log_fields import about_round
 
 EVIL = "peer said \x1b[2J\nerror forged line"
 
@@ -40,3 +45,29 @@ def test_json_is_one_object_a_line() -> None:
 def test_tracebacks_are_kept() -> None:
     assert "ValueError: oops" in TextFormatter().format(record("x", failed=True))
     assert "ValueError: oops" in json.loads(JsonFormatter().format(record("x", failed=True)))["traceback"]
+
+
+PEER = Identity.from_seed(bytes(32)).peer_id
+
+
+def fields(message: str, *arguments: object) -> dict[str, object]:
+    made = logging.LogRecord("p2pfl.node", logging.INFO, "file", 1, message, arguments, None)
+    line = json.loads(JsonFormatter().format(made))
+    return {name: line[name] for name in ("peer", "round") if name in line}
+
+
+def test_json_names_the_peer_that_a_line_is_about() -> None:
+    assert fields("lost %s: %s", PEER, "nothing came") == {"peer": PEER}
+    assert fields("%s", RemoteProtocolError(PEER, "lied")) == {"peer": PEER}
+    assert fields("cannot reach %s", f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}: refused") == {"peer": PEER}
+    assert fields("round %d: dropped %s", 1, f"others, {PEER}") == {}
+    assert fields("no argument") == {}
+
+
+def test_json_names_the_round_that_a_task_and_its_threads_are_about() -> None:
+    async def work() -> dict[str, object]:
+        with about_round(7):
+            return await trio.to_thread.run_sync(fields, "on a thread, of %s", PEER)
+
+    assert trio.run(work) == {"peer": PEER, "round": 7}
+    assert fields("after it") == {}

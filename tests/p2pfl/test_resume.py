@@ -21,9 +21,10 @@ from p2pfl.node.lock import locked
 from p2pfl.node.manifest_file import read_manifest
 from p2pfl.node.outlook import planned_mechanisms
 from p2pfl.node.privacy import Budget, dimension, stage_plan
+from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Released
 from p2pfl.node.start import prepared
-from p2pfl.node.store import RoundOutcome, Store
+from p2pfl.node.store import Store
 
 IDENTITY = Identity.from_seed(bytes(range(32)))
 PEERS = tuple(Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2, 3, 4))

@@ -1,6 +1,7 @@
 """`p2pfl status` on a node's directory, running and not."""
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from p2pfl import cli
 from p2pfl.crypto.identity import Identity
+from p2pfl.gossip.events import Course
 from p2pfl.gossip.evidence import Accusation, contradiction
 from p2pfl.gossip.manifest import canonical_bytes, from_toml
 from p2pfl.gossip.messages import Result
@@ -17,9 +19,10 @@ from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.errors import ExitCode
 from p2pfl.node.identity_file import save_identity
 from p2pfl.node.lock import locked
+from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Released
 from p2pfl.node.status import FILE, Status, read_status
-from p2pfl.node.store import Exclusion, RoundOutcome, Store
+from p2pfl.node.store import Exclusion, Store
 
 IDENTITY, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
 STATE = Path("state")
@@ -77,6 +80,33 @@ def test_a_running_node(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_node_that_does_not_answer_is_said_not_to(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        address = list(gone.getsockname())
+    replace(learning(), status_at=address).write(STATE)
+    assert "no answer" not in status(capsys)
+    with locked(STATE):
+        text = status(capsys)
+    assert f"no answer from 127.0.0.1:{address[1]}: the node is busy, or hangs" in text
+    assert "phase: learning, round 17 (training)" in text
+
+
+@pytest.mark.parametrize(
+    ("reached", "failed", "said"),
+    [
+        (["/ip4/192.0.2.1/tcp/4001"], {}, "yes, by 12D3 at /ip4/192.0.2.1/tcp/4001"),
+        ([], {"/ip4/192.0.2.1/tcp/4001": "refused"}, "no, 12D3 tried (/ip4/192.0.2.1/tcp/4001: refused)"),
+        ([], {}, "not known; 12D3 sees this node at 192.0.2.1"),
+    ],
+)
+def test_whether_others_reach_it(
+    reached: list[str], failed: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: dict[str, object] = {"peer": "12D3", "observed": "192.0.2.1", "reached": reached, "failed": failed}
+    replace(learning(), reachability=found).write(STATE)
+    assert f"reachable from outside: {said}" in status(capsys)
+
+
 def test_a_model_is_named_whatever_was_last_written(capsys: pytest.CaptureFixture[str]) -> None:
     learning().write(STATE)
     with Store.open(STATE, IDENTITY) as store:
@@ -112,8 +142,8 @@ def test_who_is_excluded_is_named_with_what_it_did_and_since_when(
     with Store.open(STATE, IDENTITY) as store:
         store.exclude(Exclusion(1_800_000_000, Accusation(IDENTITY.peer_id, "", proof)))
     who = OTHER.peer_id if accused is OTHER else f"{IDENTITY.peer_id} (this node)"
-    what, since = "two contradicting result messages", "2027-01-15T08:00:00Z"
-    assert f"excluded: {who}: it signed {what}, known since {since}" in status(capsys)
+    what, since = "it signed two contradicting result messages", "2027-01-15T08:00:00Z"
+    assert f"excluded: {who}: {what}, known since {since}" in status(capsys)
     found = json.loads(status(capsys, "--json"))
     assert found["excluded"] == [{"peer": accused.peer_id, "kind": what, "since": since}]
     assert found["evidence"] == []
@@ -215,3 +245,50 @@ def test_what_is_not_a_status_is_said(capsys: pytest.CaptureFixture[str], conten
 def test_it_reads_what_was_written() -> None:
     learning().write(STATE)
     assert read_status(STATE) == learning()
+
+
+# -- receipts
+def test_rounds_are_shown_with_who_was_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    group = (IDENTITY.peer_id, OTHER.peer_id)
+    with Store.open(STATE, IDENTITY) as store:
+        for round in range(12):
+            outcome = RoundOutcome(round, "training", group, group[:1], "", True, 0)
+            store.record_round(outcome, Course(group, 0, group, dropped=((OTHER.peer_id, "masked"),)))
+        store.record_round(RoundOutcome(12, "training", (), (), "too few", True, 0), Course(group))
+    shown = status(capsys, "--rounds")
+    assert shown.count("round ") == 10
+    assert f"missing: {OTHER.peer_id} (masked)" in shown
+    assert "round 12 (training), " in shown
+    assert "skipped after masked data had left: too few" in shown
+    found = json.loads(status(capsys, "--rounds", "3-4", "--json"))
+    assert [one["round"] for one in found] == [3, 4]
+    assert found[0]["dropped"] == [{"peer": OTHER.peer_id, "phase": "masked"}]
+    assert "every signature of these 13 receipts is true" in status(capsys, "--rounds", "99", "--verify")
+
+
+@pytest.mark.parametrize("options", [("--rounds", "last"), ("--verify",)])
+def test_what_is_no_range_is_refused(options: tuple[str, ...]) -> None:
+    assert cli.main(["status", "--config", "node.toml", *options]) == ExitCode.USAGE
+
+
+def test_a_false_receipt_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    impostor = Identity.from_seed(bytes([9]) * 32)
+    with Store.open(STATE, IDENTITY) as store:
+        store._identity = impostor
+        store._identity.peer_id = IDENTITY.peer_id
+        store.record_round(RoundOutcome(0, "training", (), (), "too few", True, 0))
+    assert cli.main(["status", "--config", "node.toml", "--rounds", "--verify"]) == ExitCode.STORAGE
+    assert "receipt of round 0 is not signed by" in capsys.readouterr().err
+
+
+def test_who_is_missed_is_named_while_it_runs_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    share = {"peer": OTHER.peer_id, "recent": 3, "recent_of": 20, "took": 13, "of": 40}
+    fine = {"peer": "12D3KooWfine", "recent": 20, "recent_of": 20, "took": 40, "of": 40}
+    replace(learning(), participation=[share, fine]).write(STATE)
+    shown = status(capsys)
+    assert f"missed: {OTHER.peer_id} in 3 of the last 20 rounds, 13 of 40 in all" in shown
+    assert "took part: 12D3KooWfine in 20 of the last 20 rounds, 40 of 40 in all" in shown
+    assert "ended without" not in shown
+    replace(learning(), participation=[share, fine], ended="all 40 training rounds are over").write(STATE)
+    told = "1 member took part in less than half of the rounds"
+    assert f"ended without some of its members: {told}: {OTHER.peer_id} in 13 of 40" in status(capsys)
