@@ -47,7 +47,7 @@ THIRD_PARTY = {
         "pyarrow",
         "PIL",
     },
-    "p2pfl": {"numpy", "networkx", "torch", "matplotlib", "pyarrow"},
+    "p2pfl": {"numpy", "networkx", "torch", "matplotlib", "pyarrow", "ray"},
 }
 # A machine is handed its time and its randomness, and touches neither disk nor network.
 NO_WORLD = {
