@@ -40,8 +40,8 @@ test-slow: $(READY)  ## run the long tests as well
 fuzz: $(READY)  ## feed mutated inputs to every decoder for SECONDS; SEED repeats a run, KEEP=yes adds to the corpus
 	@$(BIN)/python tests/fuzzing/run.py --seconds "$(SECONDS)" --seed "$(SEED)" $(if $(KEEP),--keep)
 
-mutants: $(READY)  ## break the secure sum in the ways that matter, one at a time, and see that a test notices
-	@$(BIN)/python tools/mutants.py
+mutants: $(READY)  ## break the secure sum, and privacy, one thing at a time, and see that a test notices; PART=sum|privacy
+	@$(BIN)/python tools/mutants.py $(if $(PART),--part "$(PART)")
 
 check: $(READY) types  ## lint, format check and strict types
 	@$(BIN)/ruff format --check .

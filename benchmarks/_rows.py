@@ -10,7 +10,7 @@ Rows = list[Row]
 def row(
     name: str,
     params: Mapping[str, object],
-    value: float,
+    value: float | None,
     unit: str,
     baseline: str = "",
     ratio: float | None = None,
@@ -18,7 +18,9 @@ def row(
     *,
     met: bool | None = None,
 ) -> Row:
-    """One figure; ``ratio`` to that of ``baseline``, and whether ``target`` is ``met``."""
+    """One figure, None if it was not measured; ``ratio`` to that of ``baseline``, and whether ``target`` is
+    ``met``.
+    """
     keys = ("name", "params", "value", "unit", "baseline", "ratio", "target", "met")
     return dict(zip(keys, (name, dict(params), value, unit, baseline, ratio, target, met), strict=True))
 
@@ -33,7 +35,11 @@ def show(rows: Rows, *, as_json: bool) -> None:
         ratio = "" if each["ratio"] is None else f"{each['ratio']:8.2f} of {each['baseline']}"
         met = "" if each["met"] is None else ("  met" if each["met"] else "  NOT MET")
         aim = "" if each["target"] is None else f"  (target {each['target']:g}{met})"
-        print(f"{each['name']:26} {params:30} {each['value']:10.4g} {each['unit']:14}{ratio}{aim}")
+        print(f"{each['name']:26} {params:30} {_value(each['value'])} {each['unit']:14}{ratio}{aim}")
+
+
+def _value(value: object) -> str:
+    return f"{value:10.4g}" if isinstance(value, float | int) else "not measured:"
 
 
 def _parameter(name: str, value: object) -> str:

@@ -106,11 +106,11 @@ def steps(count: int) -> list[Row]:
 
     def noised(sigma: float) -> Work:
         step = StepNoise(10, sigma)
-        source, out = step.source(system_random), np.empty(count)
+        source = step.source(system_random)
 
         def work() -> None:
             for _ in range(times):
-                step.apply(gradient, source, out)
+                step.apply(gradient, source)
 
         return work
 

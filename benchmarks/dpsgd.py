@@ -30,7 +30,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from _rows import Rows, row, show
 from torch import Tensor, nn
@@ -159,14 +158,14 @@ def ours(noise: str) -> Callable[[nn.Module, Tensor, Tensor], Step]:
     def prepare(module: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
         gradient = ClippedGradient(module, losses, slopes)
         total, normal = torch.empty_like(gradient.vector), torch.empty_like(gradient.vector)
-        rate, source, noised = -RATE / len(inputs), NOISE.source(system_random), np.empty(len(total))
+        rate, source = -RATE / len(inputs), NOISE.source(system_random)
 
         def step() -> None:
             gradient(inputs, targets, CLIP, out=total)
             if noise == "normal_":
                 total.add_(normal.normal_(), alpha=MULTIPLIER * CLIP)
             elif noise == "grid":
-                total.copy_(torch.from_numpy(NOISE.apply(total.numpy(), source, noised)))
+                NOISE.apply(total.numpy(), source)
             gradient.vector.add_(total, alpha=rate)
 
         return step

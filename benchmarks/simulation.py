@@ -4,11 +4,17 @@ A node-round is one step of SGD on 16 records of 64 numbers, then averaging with
 an MLP 64-32-10. Compared with a loop over nodes: a torch module and optimiser each, neighbours' parameters
 averaged one node at a time. One thread.
 
-Run it: `python benchmarks/simulation.py` (about a minute), `--quick` for n up to 256, `--json` for rows.
+Run it: `python benchmarks/simulation.py` (about a minute), `--quick` for n up to 256, `--json` for rows,
+`--peers PYTHON` to compare with the gossipy (of the index: gossipy-dfl) that the interpreter PYTHON has.
+Others are not measured: decentralizepy and the package p2pfl of the index have no clock of their own: a
+figure would be one of processes, sockets and waits.
 """
 
 import argparse
+import json
 import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,7 +40,8 @@ CPU = torch.device("cpu")
 PLAIN = Terms(steps=1, rate=0.05 / BATCH, kept=1.0, sampling_rate=BATCH / HELD, batch=BATCH)
 PRIVATE = replace(PLAIN, record_clip=1.0, step_noise=1e-3)
 KINDS = {"plain": PLAIN, "private": PRIVATE, "private, Poisson": replace(PRIVATE, batch=None)}
-LEAST, GROWTH, LOOP, PRIVATE_COST, COPIES = 25_000, 1.25, 20.0, 2.0, 4.0
+LEAST, GROWTH, LOOP, PEER, PRIVATE_COST, COPIES = 25_000, 1.25, 20.0, 70.0, 2.0, 4.0
+PEERS = Path(__file__).with_name("_peers.py")
 
 
 def held(nodes: int) -> Records:
@@ -192,6 +199,28 @@ def loop_rows(sizes: list[int]) -> Rows:
     return rows
 
 
+def peer(name: str, python: str, nodes: int) -> tuple[float | None, str]:
+    """Node-rounds a CPU-second of somebody else's simulator; None and why, where it does not run."""
+    done = subprocess.run([python, PEERS, name, str(nodes)], capture_output=True, text=True, check=False)
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+    return (None, lines[-1]) if done.returncode else (float(json.loads(lines[-1])), "/CPU-s")
+
+
+def peer_rows(sizes: list[int], python: str) -> Rows:
+    rows: Rows = []
+    for nodes in sizes:
+        theirs, said = peer("gossipy", python, nodes)
+        if theirs is None:
+            rows.append(row("ours over gossipy", {"n": nodes}, None, said))
+            continue
+        ours = vectorised(nodes, PLAIN)
+        ratio = ours / theirs
+        rows.append(
+            row("ours over gossipy", {"n": nodes}, ours, said, "gossipy", ratio, PEER, met=ratio >= PEER)
+        )
+    return rows
+
+
 def memory_rows(sizes: list[int]) -> Rows:
     return [
         row("peak memory", {"n": nodes}, found, "copies", target=COPIES, met=found <= COPIES)
@@ -205,10 +234,18 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="up to 256 nodes")
     parser.add_argument("--json", action="store_true", help="rows instead of a table")
+    parser.add_argument(
+        "--peers", metavar="PYTHON", default=sys.executable, help="an interpreter with gossipy"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     sizes = [16, 64, 256] if options.quick else [16, 64, 256, 1024, 4096]
-    rows = speed_rows(sizes) + loop_rows([64, 256]) + memory_rows(sizes[2:])
+    rows = (
+        speed_rows(sizes)
+        + loop_rows([64, 256])
+        + peer_rows([64, 256], options.peers)
+        + memory_rows(sizes[2:])
+    )
     show(rows, as_json=options.json)
 
 

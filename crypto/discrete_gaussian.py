@@ -133,10 +133,12 @@ class Samples:
         size = min(self._undrawn, _BATCH)
         self._drawn, part = self._batch[:size], self._part[:size]
         self._undrawn -= size
-        self._drawn[:] = 0
-        for table in self._tables:
-            table.fill(part, self._stream)
+        widest, *others = self._tables
+        widest.fill(part, self._stream)
+        self._drawn[:] = part
+        for table in others:
             np.multiply(self._drawn, _STRIDE, out=self._drawn)
+            table.fill(part, self._stream)
             np.add(self._drawn, part, out=self._drawn)
 
 

@@ -15,7 +15,8 @@ manifest asks for a grid that a roster does not fill, the groups of that epoch a
 **Falling behind.** Neighbours say which round they are in. A round is over without us once so many of our
 group have left it, and more than ``colluders``, that those who remain are fewer than the minimum. Before we
 are asked for a contribution that ends it for us at once (Skipped); after that only when they are two rounds
-on, since one round back everybody still answers. A node without a group in a round, or with too few of it
+on, since one round back everybody still answers. Whoever missed a round has to learn of its sum first, and would
+be late for the next by that, for ever: left behind again and again, it begins rounds before the others do. A node without a group in a round, or with too few of it
 connected, follows :func:`enough <p2pfl.gossip.neighbours.enough>` of the neighbours in the epoch. If the
 group stays away while a newcomer waits for the next epoch, or has another roster for ``round_seconds``, the
 epoch ends early: halves of a federation that closed different rosters unite in the next one.

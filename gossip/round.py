@@ -13,6 +13,7 @@ everything from *share* on is :mod:`p2pfl.gossip.secure_sum`::
              there, puts the readies of its own stage into a Proposal, once it has one of everybody who is
              awaited or when patience ends. If it is silent, the next one does, and every further attempt
              begins with another one.
+             Whoever was left out of the first attempt waits: it may be late, and would spoil the others' sum.
              A member accepts the first proposal that contains its own ready, leaves out nobody whose ready
              it holds, and is not too small. One that leaves out somebody who is awaited but has not been
              heard is accepted only when patience ends, or if others have begun with it. Readies are signed,
@@ -27,7 +28,8 @@ which only its own gradient is not zero contributes alone (Pasquini, Francati, A
 **Attempts.** Until a member has asked its driver for the contribution nothing secret has left it, so
 whatever goes wrong (a refused proposal, a lost member, a bundle that does not open, a deadline) makes it
 forget all keys and begin the next attempt with a new Ready. Whoever sees a message of a later attempt, and
-may still go back, follows: after its own ack, by which others may go on, only when an eighth of a phase has
+may still go back, follows: after its own ack, by which others may go on, or if its author is not on the
+roster, only when an eighth of a phase has
 passed and they did not, or more than c members call. There are
 :data:`~p2pfl.gossip.messages.MAX_ATTEMPTS`; a member that runs out of them skips the round.
 

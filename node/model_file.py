@@ -39,12 +39,19 @@ def read_model(path: Path, manifest: Manifest) -> tuple[NDArray[np.float64], NDA
     return _vector(path, tensors, "parameters", sizes), _vector(path, tensors, "statistics", sizes)
 
 
-def exported_model(tensors: Mapping[str, NDArray[Any]], card: str, own: bool) -> bytes:
-    """A safetensors file of ``tensors`` with ``card``, JSON, in its metadata, and if they are this node's
-    ``own`` the mark that says so. Without it they are the same bytes for the same model. (Of several keys in
-    the metadata safetensors draws the order at random.)
+def told_of(card: str, own: bool) -> dict[str, str]:
+    """What an exported file says of itself: ``card``, JSON, and if what is in it is this node's ``own`` the
+    mark that says so.
     """
-    return save(dict(tensors), metadata=dict([("card", card), *([MARK] if own else [])]))
+    return dict([("card", card), *([MARK] if own else [])])
+
+
+def exported_model(tensors: Mapping[str, NDArray[Any]], told: Mapping[str, str]) -> bytes:
+    """A safetensors file of ``tensors`` with what is ``told`` of them in its metadata. Without a mark they
+    are the same bytes for the same model. (Of several keys in the metadata safetensors draws the order at
+    random.)
+    """
+    return save(dict(tensors), metadata=dict(told))
 
 
 def _vector(

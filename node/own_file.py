@@ -26,9 +26,11 @@ _MOST_HEADER = 1 << 20
 Vectors = Mapping[str, NDArray[np.float64]]
 
 
-def write_own(path: Path, vectors: Vectors) -> None:
-    """Keep float64 ``vectors`` in ``path``, readable by its owner only. Raises StorageError."""
-    write_atomically(path, save(dict(vectors), metadata=dict([MARK])))
+def write_own(path: Path, vectors: Vectors, told: Mapping[str, str] | None = None) -> None:
+    """Keep float64 ``vectors`` in ``path``, readable by its owner only; ``told``: what else its metadata
+    is to say. Raises StorageError.
+    """
+    write_atomically(path, save(dict(vectors), metadata={**(told or {}), **dict([MARK])}))
 
 
 def read_own(path: Path, sizes: Mapping[str, int]) -> Vectors | None:
@@ -57,11 +59,16 @@ def read_own(path: Path, sizes: Mapping[str, int]) -> Vectors | None:
 
 def is_own(path: Path) -> bool:
     """Whether ``path`` says of itself that own records are in it; False if it is no safetensors file."""
+    return metadata_of(path).get(MARK[0]) == MARK[1]
+
+
+def metadata_of(path: Path) -> Mapping[str, object]:
+    """What the safetensors file ``path`` says of itself; nothing, if it is none. Raises OSError."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= _MOST_HEADER else b""
     try:
         metadata = json.loads(header).get("__metadata__", {})
     except (ValueError, AttributeError):
-        return False
-    return isinstance(metadata, dict) and metadata.get(MARK[0]) == MARK[1]
+        return {}
+    return metadata if isinstance(metadata, dict) else {}

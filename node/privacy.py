@@ -33,7 +33,7 @@ sigma / sqrt(u - s - c) do.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +96,10 @@ _HEADROOM: Final = 8.0
 """Standard deviations of a sum's noise that fit between its largest value and where it wraps."""
 _BLOCK: Final = 1 << 15
 """Elements of a gradient noised at a time, so that all passes but the first find them in the cache."""
+_LARGEST_SINGLE: Final = 2.0**20
+"""Grid steps. No sample is larger than 14 sigma: float32 has every one."""
+
+Gradient: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 
 Mode = Literal["distributed", "local", "organisation", "none"]
 STAGES: Final = ("statistics", "training", "evaluation")
@@ -285,22 +289,18 @@ class StepNoise:
         """
         return Samples(DiscreteGaussian(self.sigma), 1 << 62, random)
 
-    def apply(
-        self,
-        total: NDArray[np.float64] | NDArray[np.float32],
-        noise: Samples,
-        out: NDArray[np.float64] | None = None,
-    ) -> NDArray[np.float64]:
+    def apply(self, total: Gradient, noise: Samples) -> Gradient:
         """``total``, shape (dimension,), rounded to the nearest grid point and noised from a :meth:`source`:
-        in ``out``, or a fresh array.
+        in its place, or in a fresh float64 array if integers of this sigma are too large for its precision.
 
-        Exact: what comes out is a whole number of grid steps, far below 2^53 for the sum of any 2^20 clipped
-        records.
+        Exact in float64: a whole number of grid steps, far below 2^53 for the sum of any 2^20 clipped
+        records. In float32 it is that number rounded, if beyond 2^24: a function of what is noised already.
         """
-        noised = np.empty(len(total), np.float64) if out is None else out
-        for at in range(0, len(total), _BLOCK):
+        fits = total.dtype == np.float64 or self.sigma <= _LARGEST_SINGLE
+        noised = total if fits else total.astype(np.float64)
+        for at in range(0, len(noised), _BLOCK):
             block = noised[at : at + _BLOCK]
-            np.multiply(total[at : at + _BLOCK], math.ldexp(1.0, self.fraction_bits), out=block)
+            np.multiply(block, math.ldexp(1.0, self.fraction_bits), out=block)
             np.rint(block, out=block)
             noise.add_to(block)
             np.multiply(block, math.ldexp(1.0, -self.fraction_bits), out=block)

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import NoReturn
 
@@ -26,10 +26,13 @@ EPILOG = "`p2pfl COMMAND --help` explains a command; exit statuses are in docs/e
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command: ``module`` of p2pfl.commands, and the ``help`` that stands beside its name."""
+    """A command: ``module`` of p2pfl.commands, and the ``help`` that stands beside its name. ``commands``:
+    words that make another of it.
+    """
 
     module: str
     help: str
+    commands: Mapping[str, "Command"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,9 @@ COMMANDS: Mapping[str, Command | Group] = {
     "predict": Command("predict", "apply the federation's model to a CSV file"),
     "export": Command("export", "write the federation's model to a file that needs no p2pfl, with its card"),
     "simulate": Command(
-        "simulate", "try out a federation on this machine: topologies, groups, privacy, failures"
+        "simulate",
+        "try out a federation on this machine: topologies, groups, privacy, failures",
+        {"advise": Command("simulate_advise", "recommend what to agree on")},
     ),
     "topology": Group(
         "who averages with whom: what there is, how fast it mixes, who sees what",
@@ -126,7 +131,7 @@ def _add_commands(
         )
         if name not in arguments[asked : asked + 1]:
             continue
-        if isinstance(command, Group):
+        if isinstance(command, Group) or set(arguments[asked + 1 : asked + 2]) & command.commands.keys():
             _add_commands(inner, command.commands, arguments[asked + 1 :])
         else:
             module = import_module(f"p2pfl.commands.{command.module}")

@@ -1,7 +1,8 @@
 """What goes with a model that leaves the federation: where it comes from, what it may be told of, what it
 promises about those it was learnt from, and how to use it without p2pfl.
 
-The same facts twice: for programs in the metadata of the file (``card``), and for people in Markdown.
+The same facts twice: for programs in the metadata of the file (``card``), whatever its format, and for people
+in Markdown.
 """
 
 import json
@@ -260,7 +261,11 @@ def _figures(found: Card) -> dict[str, str]:
 
 def _use(card: Card, manifest: Manifest, file: str) -> Iterator[str]:
     if not file.endswith(".safetensors"):
-        yield "It has everything from the record to the answer in it, and takes any number of records."
+        yield (
+            "It has everything from the record to the answer in it, and takes any number of records. So"
+            " are the facts above, as JSON, under `card`, and if layers of one organisation's own are in it,"
+            " a warning, under `contains`."
+        )
         yield _RECORDS
         yield _code(_RUN_TORCH if file.endswith(".pt2") else _RUN_ONNX, file)
         return
@@ -346,12 +351,16 @@ _RECORDS = (
 _RUN_TORCH = """\
 import torch
 
-answers = torch.export.load(FILE).module()(records)
+told = {"card": "", "contains": ""}
+program = torch.export.load(FILE, extra_files=told)
+answers = program.module()(records)
 """
 _RUN_ONNX = """\
 import onnxruntime
 
-[answers] = onnxruntime.InferenceSession(FILE).run(["answers"], {"records": records})
+session = onnxruntime.InferenceSession(FILE)
+card = session.get_modelmeta().custom_metadata_map["card"]
+[answers] = session.run(["answers"], {"records": records})
 """
 
 

@@ -1,5 +1,6 @@
 """The released model fitted to one node's own records, and kept in that node's directory."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from p2pfl.node.training.metrics import Evaluation
 from p2pfl.node.training.personal import personalised
 from p2pfl.node.training.trainer import Trainer
 from p2pfl.opened import State
+from p2pfl.personal_figures import FIGURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,14 @@ class Fitted:
 
     def as_dict(self) -> dict[str, object]:
         """For other software."""
+        return {**self.figures, "file": str(self.file)}
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """What the file says of itself, for `p2pfl status`."""
         pairs = (("shared", self.shared), ("personal", self.personal))
         measured = {name: None if found is None else found.as_dict() for name, found in pairs}
-        return measured | {"round": self.round, "records": self.records, "file": str(self.file)}
+        return {**measured, "round": self.round, "records": self.records}
 
 
 def fit(state: State, epochs: int, learning_rate: float | None) -> Fitted:
@@ -52,10 +59,11 @@ def fit(state: State, epochs: int, learning_rate: float | None) -> Fitted:
     whole = personalised(trainer, start, shared.statistics, epochs, rate, system_random)
     vectors = _split(trainer, whole) | {"statistics": shared.statistics}
     file = state.config.state / PERSONAL
-    write_own(file, vectors)
     trainer.private = vectors.get("private", trainer.private)
     after = _measured(trainer, vectors["parameters"], shared.statistics)
-    return Fitted(before, after, shared.round, trainer.records, file)
+    fitted = Fitted(before, after, shared.round, trainer.records, file)
+    write_own(file, vectors, {FIGURES: json.dumps(fitted.figures, allow_nan=False)})
+    return fitted
 
 
 def _split(trainer: Trainer, whole: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -12,12 +12,12 @@ _WIDTH = 30
 class Progress:
     """A line that is redrawn on a terminal; elsewhere a message whenever something else begins.
 
-    ``total``: steps of about the same length.
+    ``total``: work of all steps, in any unit: their number, if they take about as long each.
     """
 
-    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, total: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._clock, self._began = total, clock, clock()
-        self._done, self._what = 0, ""
+        self._done, self._what = 0.0, ""
         self._terminal = sys.stderr.isatty()
 
     def begin(self, what: str) -> None:
@@ -26,11 +26,11 @@ class Progress:
         if not self._terminal:
             note(f"{what}{self._left()}")
 
-    def step(self) -> None:
-        """One more is done."""
-        self._done += 1
+    def step(self, work: float = 1) -> None:
+        """So much more is done."""
+        self._done += work
         if self._terminal:
-            filled = _WIDTH * min(self._done, self._total) // self._total
+            filled = int(_WIDTH * min(self._done, self._total) / self._total)
             bar = "█" * filled + "·" * (_WIDTH - filled)
             print(f"\r\x1b[K{bar}  {self._what}{self._left()}", end="", file=sys.stderr, flush=True)
 

@@ -51,7 +51,7 @@ THIRD_PARTY = {
         "prometheus_client",
         "zeroconf",
     },
-    "p2pfl": {"numpy", "networkx", "torch", "matplotlib", "pyarrow"},
+    "p2pfl": {"numpy", "networkx", "torch", "matplotlib", "pyarrow", "ray"},
 }
 # A machine is handed its time and its randomness, and touches neither disk nor network.
 NO_WORLD = {

@@ -1,12 +1,14 @@
-"""Breaks the secure sum in the ways that matter, one at a time, and sees whether the tests notice.
+"""Breaks what matters, one thing at a time, and sees whether the tests notice.
 
-    python tools/mutants.py [word ...]
+    python tools/mutants.py [--part sum|privacy] [word ...]
 
-Each line of tools/mutant_table.py is applied to a copy of the clone, and the tests that should notice are run
-there until one fails. A word narrows it to mutants whose module or description contains it. Exit status 1 if
-one survives, or if an old text does not occur exactly once any more; the table then needs a look.
+Each line of tools/mutant_table.py (part sum: the secure sum) and tools/privacy_mutants.py (part privacy) is
+applied to a copy of the clone, and the tests that should notice are run there until one fails. A word narrows
+it to mutants whose module or description contains it. Exit status 1 if one survives, or if an old text does
+not occur exactly once any more; the table then needs a look.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -21,8 +23,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from mutant_table import MUTATIONS
+import mutant_table
+import privacy_mutants
 
+PARTS: Final = {"sum": mutant_table.MUTATIONS, "privacy": privacy_mutants.MUTATIONS}
 ROOT: Final = Path(__file__).resolve().parent.parent
 SUBPACKAGES: Final = ("gossip", "crypto", "topologies", "node")
 PATIENCE: Final = 2.0
@@ -39,8 +43,8 @@ class Mutant:
     breaks: str
 
 
-def mutants(words: list[str]) -> Iterator[Mutant]:
-    for (module, tests), mutations in MUTATIONS.items():
+def mutants(parts: Iterable[str], words: list[str]) -> Iterator[Mutant]:
+    for (module, tests), mutations in (one for part in parts for one in PARTS[part].items()):
         for mutation in mutations:
             mutant = Mutant(module, tests, *mutation)
             if not words or any(word in f"{module}: {mutant.breaks}" for word in words):
@@ -55,12 +59,15 @@ def unapplied(mutant: Mutant) -> str | None:
 
 
 def copy(to: Path) -> Path:
-    """The packages as they are installed, and the tests, so that nothing of the clone itself is imported."""
+    """The packages as they are installed, and the tests, so that nothing of the clone itself is imported; and
+    what tests read.
+    """
     leave = shutil.ignore_patterns("__pycache__", "corpus")
     shutil.copytree(ROOT / "p2pfl", to / "p2pfl", ignore=leave)
     for package in SUBPACKAGES:
         shutil.copytree(ROOT / package, to / "p2pfl" / package, ignore=leave)
-    shutil.copytree(ROOT / "tests", to / "tests", ignore=leave)
+    for folder in ("tests", "docs", "examples"):
+        shutil.copytree(ROOT / folder, to / folder, ignore=leave)
     shutil.copy(ROOT / "pyproject.toml", to)
     return to
 
@@ -80,7 +87,7 @@ def run(where: Path, tests: Iterable[str], seconds: float | None = None) -> str 
 def try_out(mutant: Mutant, copies: "SimpleQueue[Path]", seconds: float) -> str | None:
     """What notices this mutant within so many seconds, or None."""
     where = copies.get()
-    file = where / "p2pfl" / f"{mutant.module}.py"
+    file = where / "p2pfl" / f"{mutant.module.removeprefix('p2pfl/')}.py"
     right = file.read_text()
     try:
         file.write_text(right.replace(mutant.old, mutant.new))
@@ -97,8 +104,8 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(words: list[str]) -> int:
-    chosen = list(mutants(words))
+def main(parts: Iterable[str], words: list[str]) -> int:
+    chosen = list(mutants(parts, words))
     bad = [(mutant, why) for mutant in chosen if (why := unapplied(mutant))]
     for mutant, why in bad:
         say(f"{mutant.module}: {mutant.breaks}: {why}")
@@ -128,4 +135,8 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--part", choices=tuple(PARTS), help="of what (default: all)")
+    parser.add_argument("words", metavar="WORD", nargs="*", help="in module or description")
+    options = parser.parse_args()
+    sys.exit(main([options.part] if options.part else PARTS, options.words))

@@ -6,7 +6,7 @@ Everything is a function of a :class:`~p2pfl.topologies.topology.Topology`; make
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import networkx as nx  # type: ignore[import-untyped]  # ships no type information
@@ -97,10 +97,10 @@ def report(
     measuring gives up. ``seed``: of the values that are mixed. Raises TopologyError if the mixing scheme does
     not fit.
     """
-    rounds = _sample(topology)
-    graph = union(topology)
+    rounds, graph = _sample(topology), union(topology)
     degrees, sent = degrees_of(topology), sent_bytes(topology, parameters, bytes_per_value)
     static = topology.period == 1
+    mixed, own = (_settled(topology, mixing), None) if static else (topology, mixing)
     return Report(
         name=topology.name,
         nodes=len(topology.nodes),
@@ -112,14 +112,14 @@ def report(
         degree_mean=float(degrees.mean()),
         degree_most=float(degrees.max()),
         diameter=diameter(graph),
-        second_eigenvalue=second_eigenvalue(topology.weights(0, mixing)) if static else None,
+        second_eigenvalue=second_eigenvalue(mixed.weights()) if static else None,
         closed_form=closed_form(topology, mixing),
         contraction=None if static or not _takes_means(topology) else contraction(topology, seed=seed),
         contraction_formula=topology.contraction,
         tolerance=tolerance,
-        rounds_predicted=consensus.predicted_rounds(topology, tolerance, mixing=mixing),
-        rounds_measured=consensus.measured_rounds(topology, tolerance, mixing=mixing, seed=seed, limit=limit),
-        keeps_mean=all(topology.weights(round, mixing).keeps_mean() for round in rounds),
+        rounds_predicted=consensus.predicted_rounds(mixed, tolerance, mixing=own),
+        rounds_measured=consensus.measured_rounds(mixed, tolerance, mixing=own, seed=seed, limit=limit),
+        keeps_mean=all(mixed.weights(round, own).keeps_mean() for round in rounds),
         parameters=parameters,
         bytes_mean=float(sent.mean()),
         bytes_most=float(sent.max()),
@@ -134,8 +134,8 @@ def compare(topologies: Sequence[Topology], **how: Any) -> tuple[Report, ...]:
 
 
 def union(topology: Topology) -> nx.Graph:
-    """The graph of all edges of one period, or of 16 rounds of a topology without one."""
-    graphs = [topology.graph(round) for round in _sample(topology)]
+    """The graph of all edges of one period, or of 16 rounds of a topology without one; not to be changed."""
+    graphs = [_drawn(topology, round) for round in _sample(topology)]
     if any(graph.is_directed() for graph in graphs):
         graphs = [graph.to_directed() for graph in graphs]
     return graphs[0] if len(graphs) == 1 else nx.compose_all(graphs)
@@ -152,6 +152,8 @@ def diameter(graph: nx.Graph) -> int | None:
     Above 1500 nodes the longest that two sweeps find, a lower bound, exact for lattices and trees.
     """
     directed = graph.is_directed()
+    if _is_dense(graph):
+        return 1 if _least_degree(graph) == len(graph) - 1 else 2
     if not (nx.is_strongly_connected(graph) if directed else nx.is_connected(graph)):
         return None
     if len(graph) > _ALL_PAIRS:
@@ -227,6 +229,8 @@ def seconds(topology: Topology, sent: Floats) -> float | None:
 
 def cut_vertices(graph: nx.Graph) -> tuple[CutVertex, ...]:
     """The nodes whose failure separates others, worst first; directions are not looked at."""
+    if _is_dense(graph):
+        return ()
     plain = nx.Graph(graph)
     found = []
     for node in nx.articulation_points(plain):
@@ -243,6 +247,29 @@ def _takes_means(topology: Topology) -> bool:
     return bool(np.allclose(topology.weights(0).row_sums(), 1))
 
 
+def _settled(topology: Topology, mixing: str | None) -> Topology:
+    """A topology that stays the same, its matrix made once: the matrix of a dense graph takes seconds."""
+    weights = topology.weights(0, mixing)
+    return replace(topology, step=lambda _: weights)
+
+
+def _drawn(topology: Topology, round: int) -> nx.Graph:
+    """Its graph to look at: not a copy, where it has one."""
+    return topology.graph(round) if topology.has_own_weights else topology.step(round)
+
+
+def _is_dense(graph: nx.Graph) -> bool:
+    """Whether everybody reaches half of all at once. Two nodes that are no neighbours then have one in
+    common, and a cycle goes through all (Dirac, 1952): the diameter is at most 2, and no node cuts off
+    another.
+    """
+    return not graph.is_directed() and len(graph) > 2 and 2 * _least_degree(graph) >= len(graph)
+
+
+def _least_degree(graph: nx.Graph) -> int:
+    return min(len(near) - (node in near) for node, near in graph.adjacency())
+
+
 def _sample(topology: Topology) -> range:
     return range(min(topology.period or _LOOKED_AT, 4 * _LOOKED_AT))
 
@@ -251,6 +278,6 @@ def _out_degrees(topology: Topology, round: int) -> Floats:
     if topology.has_own_weights:
         weights = topology.weights(round)
         return np.bincount(weights.indices[weights.off_diagonal], minlength=len(weights)).astype(np.float64)
-    graph = topology.graph(round)
+    graph = _drawn(topology, round)
     degree = dict(graph.out_degree if graph.is_directed() else graph.degree)
     return np.array([degree[node] for node in topology.nodes], np.float64)

@@ -1,6 +1,7 @@
 """Eigenvalues of mixing matrices, measured and by formula."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import ceil, cos, log2, pi
 from typing import Any, Final
 
@@ -14,8 +15,12 @@ DENSE: Final = 1500
 _LANCZOS_STEPS: Final = 400
 
 
+@lru_cache(maxsize=1)
 def moduli(weights: Weights) -> Floats | None:
-    """|λ| of all eigenvalues but that of agreement, descending, shape (n − 1,); None for too many nodes."""
+    """|λ| of all eigenvalues but that of agreement, descending, shape (n − 1,); None for too many nodes.
+
+    Not to be changed: who asks twice about one matrix gets the same array.
+    """
     if len(weights) > DENSE:
         return None
     matrix = weights.dense

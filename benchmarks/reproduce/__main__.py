@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     journal = options.journal / f"{form}.jsonl"
     measured = partial(measure, mnist=options.mnist)
-    results = carry_out(planned(form, options.mnist), measured, journal, options.jobs, sys.stderr)
+    results = carry_out(planned(form, options.mnist), measured, journal, options.jobs)
     rows = summarised(results)
     write(options.out, rows)
     journal.unlink()

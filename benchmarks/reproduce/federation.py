@@ -1,30 +1,32 @@
-"""A federation in one process: the nodes' own trainers, noise, encoding and groups, without the network.
-
-A contribution is what a node hands to its secure sum, and the sum over a group is taken in the ring by the
-oracle with which the protocol's machines are tested to agree bit for bit. Everybody attends every round.
+"""A federation in one process: the nodes' own learners and exact sums, without the network. Everybody attends
+every round. Beside it, whoever holds all records and whom all trust.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
-import networkx as nx  # type: ignore[import-untyped]  # ships no type information
 import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto.randomness import RandomBytes
-from p2pfl.crypto.ring import decode
 from p2pfl.gossip.manifest import Manifest
-from p2pfl.gossip.thresholds import Thresholds, thresholds
-from p2pfl.gossip.vectorised import group_sums
+from p2pfl.gossip.thresholds import Thresholds
 from p2pfl.node.accountant import Mechanism, Spent, epsilon
-from p2pfl.node.contribution import LazyContribution
-from p2pfl.node.privacy import stage_plan
+from p2pfl.node.learner import Learner
+from p2pfl.node.privacy import Budget
 from p2pfl.node.training.table import Table
 from p2pfl.node.training.trainer import Trainer
+from p2pfl.simulation.exact import Exact, Groups, settle
+from p2pfl.simulation.learners import Learning, Remembered
+from p2pfl.simulation.partitions import iid
+from p2pfl.simulation.sources import taken
 from p2pfl.topologies.schedule import groups
 
-Vectors = list[NDArray[np.float64]]
-_PAIR = 2
+Vector = NDArray[np.float64]
+_PAIR: Final = 2
+_PAIRED: Final = Thresholds(_PAIR, 1, _PAIR, _PAIR, 0)
+"""Two have no secure sum, but may add up what needs none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,8 +34,8 @@ class Learnt:
     """``models`` and ``statistics``: each member's. ``ledger``: what each released."""
 
     trainer: Trainer
-    models: Vectors
-    statistics: Vectors
+    models: Sequence[Vector]
+    statistics: Sequence[Vector]
     ledger: Sequence[Mechanism]
     delta: float
 
@@ -66,22 +68,37 @@ def federate(
     same, for comparison. Raises AssertionError if that cost a record more than ``manifest`` promises.
     """
     assert len(tables) > _PAIR or manifest.privacy.mode in ("local", "none"), "a pair has no secret sum"
-    sums = _Sums(manifest, len(tables), random)
-    trainers = [Trainer(manifest, table, None, random) for table in tables]
-    statistics = [trainer.statistics() for trainer in trainers]
-    start = 0
-    while shared_statistics and (start == 0 or not _agree(statistics)):
-        statistics = sums.means("mixing" if start else "statistics", start, statistics)
-        start += 1
-    models = [trainers[0].initial_parameters()] * len(tables)
-    for round in range(start, start + manifest.training.rounds):
-        steps = zip(trainers, models, statistics, strict=True)
-        models = sums.means(
-            "training", round, [one.contribution(model, stats) for one, model, stats in steps]
-        )
-    learnt = Learnt(trainers[0], models, statistics, sums.ledger, manifest.privacy.delta)
+    kind = Trainer if shared_statistics else OwnScales
+    trainers = [kind(manifest, table, None, random) for table in tables]
+    stores = [Remembered() for _ in tables]
+    learners = [
+        Learner(manifest, trainer, store, Budget(manifest.privacy), random)
+        for trainer, store in zip(trainers, stores, strict=True)
+    ]
+    settle(learners)
+    learning = Learning(manifest, learners, every=manifest.training.rounds)
+    rosters = (lambda size: _PAIRED) if len(tables) == _PAIR else None
+    Exact(manifest, learning, _groups(manifest, len(tables)), rosters).run()
+    released = [learner.released for learner in learners if learner.released is not None]
+    statistics = (
+        [one.statistics for one in released]
+        if shared_statistics
+        else [each.statistics() for each in trainers]
+    )
+    delta = manifest.privacy.delta
+    learnt = Learnt(
+        trainers[0], [one.parameters for one in released], statistics, stores[0].mechanisms(), delta
+    )
     assert learnt.spent.pld <= manifest.privacy.epsilon, "the run cost more than it was calibrated for"
     return learnt
+
+
+class OwnScales(Trainer):
+    """Scales its inputs by its own statistics, whatever those of all are."""
+
+    def contribution(self, parameters: Vector, statistics: Vector, *, train: bool = True) -> Vector:
+        """As any trainer's."""
+        return super().contribution(parameters, self.statistics(), train=train)
 
 
 def centralise(manifest: Manifest, table: Table, members: int, random: RandomBytes) -> Learnt:
@@ -99,57 +116,20 @@ def centralise(manifest: Manifest, table: Table, members: int, random: RandomByt
     return Learnt(trainer, [model], [statistics], (), privacy.delta)
 
 
-def _agree(statistics: Vectors) -> bool:
-    """As well as groups that average theirs need to: to one part in ten thousand."""
-    return all(np.linalg.norm(one - statistics[0]) <= 1e-4 * np.linalg.norm(one) for one in statistics)
+def _groups(manifest: Manifest, members: int) -> Groups:
+    """As the nodes' schedule draws them from a beacon."""
+    if members == _PAIR:
+        return lambda round: [range(_PAIR)]
+    spec, names = manifest.groups, [f"{member:03}" for member in range(members)]
+    beacon = manifest.digest
 
+    def drawn(round: int) -> list[list[int]]:
+        cut = groups(names, spec.size, spec.minimum, beacon, round, spec.schedule)
+        return [[int(name) for name in group] for group in cut]
 
-class _Sums:
-    """What the secure sums of ``members`` yield, round by round."""
-
-    def __init__(self, manifest: Manifest, members: int, random: RandomBytes) -> None:
-        self._manifest, self._random = manifest, random
-        self._names = {f"{member:03}": member for member in range(members)}
-        self._graph = nx.complete_graph(list(self._names))
-        self.ledger: list[Mechanism] = []
-
-    def means(self, stage: str, round: int, contributions: Vectors) -> Vectors:
-        """For every member the mean over its group."""
-        noised = stage != "mixing"  # which averages what was released already
-        plan = stage_plan(self._manifest, stage if noised else "statistics", len(contributions[0]))
-        rows = np.empty((len(contributions), plan.dimension), plan.encoding.ring.dtype)
-        drawn = self._groups(round)
-        for group in drawn:
-            limits = self._thresholds(len(group))
-            for member in group:
-                encoded = LazyContribution(
-                    contributions[member], plan, limits if noised else None, self._random
-                )
-                rows[member] = encoded[slice(0, plan.dimension)]
-        if noised and plan.charged:
-            self.ledger.append(plan.mechanism(limits))
-        means: dict[int, NDArray[np.float64]] = {}
-        for group, total in zip(drawn, group_sums(rows, drawn, range(len(rows))), strict=True):
-            means |= dict.fromkeys(group, decode(total, plan.encoding) / len(group))
-        return [means[member] for member in range(len(rows))]
-
-    def _thresholds(self, members: int) -> Thresholds:
-        """Two have no secure sum, but may add up what needs none: see :func:`federate`."""
-        if members == _PAIR:
-            return Thresholds(_PAIR, 1, _PAIR, _PAIR, 0)
-        return thresholds(members, self._manifest.groups.colluders)
-
-    def _groups(self, round: int) -> list[list[int]]:
-        """As the nodes' schedule draws them from a beacon."""
-        if len(self._names) == _PAIR:
-            return [list(range(_PAIR))]
-        spec, beacon = self._manifest.groups, self._manifest.digest
-        drawn = groups(self._graph, spec.size, spec.minimum, beacon, round, spec.schedule)
-        return [[self._names[name] for name in group] for group in drawn]
+    return drawn
 
 
 def dealt(table: Table, members: int, seed: int) -> list[Table]:
     """All records of ``table``, shuffled, in ``members`` parts as equal as can be."""
-    order = np.random.default_rng(seed).permutation(len(table))
-    parts = [order[member::members] for member in range(members)]
-    return [Table(table.features[part], table.labels[part]) for part in parts]
+    return [taken(table, part) for part in iid(len(table), members, np.random.default_rng(seed))]

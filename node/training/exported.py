@@ -8,7 +8,7 @@ in torch), or by way of that as ONNX.
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,15 +83,18 @@ def _example(manifest: Manifest) -> Tensor:
     raise UsageError(what, "export its tensors: give --out a name that ends in .safetensors")
 
 
-def torch_program(program: Program, manifest: Manifest) -> bytes:
-    """``program`` as torch.export.load reads it, for any number of records. Raises UsageError."""
+def torch_program(program: Program, manifest: Manifest, told: Mapping[str, str]) -> bytes:
+    """``program`` as torch.export.load reads it, for any number of records, and with what is to be ``told``
+    of it, each in an extra file of its name. Raises UsageError.
+    """
     buffer = io.BytesIO()
-    torch.export.save(_exported(program, manifest), buffer)
+    torch.export.save(_exported(program, manifest), buffer, extra_files=dict(told))
     return buffer.getvalue()
 
 
-def onnx_program(program: Program, manifest: Manifest) -> bytes:
-    """``program`` as ONNX, for any number of records: input ``records``, output ``answers``.
+def onnx_program(program: Program, manifest: Manifest, told: Mapping[str, str]) -> bytes:
+    """``program`` as ONNX, for any number of records: input ``records``, output ``answers``; what is to be
+    ``told`` of it is in the model's metadata.
 
     Raises UsageError, also if the packages that write it are not installed.
     """
@@ -101,14 +104,10 @@ def onnx_program(program: Program, manifest: Manifest) -> bytes:
     exported = _exported(program, manifest)
     with TemporaryDirectory() as directory, _quiet():
         path = Path(directory) / "model.onnx"
-        torch.onnx.export(
-            exported,
-            f=path,
-            dynamo=True,
-            external_data=False,
-            input_names=["records"],
-            output_names=["answers"],
-        )
+        written = torch.onnx.export(exported, dynamo=True, input_names=["records"], output_names=["answers"])
+        assert written is not None  # it is, by dynamo
+        written.model.metadata_props.update(told)
+        written.save(path, external_data=False)
         return path.read_bytes()
 
 

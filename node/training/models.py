@@ -20,15 +20,16 @@ from p2pfl.crypto.labels import INITIAL_PARAMETERS
 from p2pfl.gossip.manifest import DenseModel, ModelSpec
 from p2pfl.gossip.model_layers import Parts
 from p2pfl.node.declared_file import Tensors
+from p2pfl.node.privacy import Gradient
 from p2pfl.node.training.adapters import Adapted, fill_frozen
 from p2pfl.node.training.clipping import ClippedGradient, Slot
 from p2pfl.node.training.networks import network
 from p2pfl.node.training.objectives import Objective, TwoClasses
 
 _BLOCK_ELEMENTS = 1 << 24
-_ROUNDING = {torch.float32: 2.0**-9, torch.float64: 2.0**-12}
+_ROUNDING = {torch.float32: 2.0**-8, torch.float64: 2.0**-12}
 """By how much, relative to the clip norm, rounding may let what one record changes in a sum exceed it: see
-:mod:`.clipping.gradient`.
+:mod:`.clipping.sums`.
 """
 
 
@@ -131,11 +132,19 @@ class Model:
         ``clip_norm`` C may be infinite. At most C per record in L2, whatever the record and the rounding.
         Zero without records.
         """
+        return self.clipped_sum(parameters, inputs, targets, clip_norm).astype(np.float64, copy=False)
+
+    def clipped_sum(
+        self,
+        parameters: NDArray[np.float64],
+        inputs: NDArray[np.generic],
+        targets: NDArray[np.generic],
+        clip_norm: float,
+    ) -> Gradient:
+        """:meth:`summed_gradient` in the precision that it was added up in."""
         self._write(parameters)
         least = clip_norm / (1 + _ROUNDING[self._dtype])
-        total: NDArray[np.float64] = (
-            self._gradient(self._tensor(inputs), self._tensor(targets), least).double().numpy()
-        )
+        total: Gradient = self._gradient(self._tensor(inputs), self._tensor(targets), least).numpy()
         return total
 
     @property

@@ -24,7 +24,7 @@ from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.gossip.manifest import ImageTask, Manifest, TabularTask
 from p2pfl.node.declared_file import Tensors
 from p2pfl.node.errors import ManifestProblem
-from p2pfl.node.privacy import dimension, poisson_sample, step_noise
+from p2pfl.node.privacy import Gradient, dimension, poisson_sample, step_noise
 from p2pfl.node.training.images import scaled_pictures
 from p2pfl.node.training.initial import start_values
 from p2pfl.node.training.metrics import (
@@ -153,7 +153,8 @@ class Trainer:
             for _ in range(spec.local_steps):
                 step = self._step(model, statistics)
                 led = back * (model - start) if back else 0.0
-                model *= kept
+                if kept != 1:
+                    model *= kept
                 model -= spec.learning_rate / spec.expected_batch * step
                 model -= led
         if not np.isfinite(model).all():
@@ -258,17 +259,19 @@ class Trainer:
             return Standardiser.from_statistics(task, statistics, noised=noised).inputs(table)
         return scaled_pictures(table.features, task) if isinstance(task, ImageTask) else table.features
 
-    def _step(self, parameters: NDArray[np.float64], statistics: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _step(self, parameters: NDArray[np.float64], statistics: NDArray[np.float64]) -> Gradient:
         """Sum of gradients over a fresh Poisson sample, clipped and noised as the mode asks."""
         privacy = self._manifest.privacy
         chosen = poisson_sample(len(self._train), self._manifest.training.sampling_rate, self._random)
         inputs, labels = self._train_inputs(statistics, chosen), self._train.labels[chosen]
         clip_norm = privacy.clip_norm if privacy.mode in ("distributed", "local") else math.inf
-        total = self.model.summed_gradient(parameters, inputs, labels, clip_norm)
-        self.left_out += self.model.left_out
         if self._step_noise is None or self._noise is None:
-            return total
-        return self._step_noise.apply(total, self._noise)
+            total: Gradient = self.model.summed_gradient(parameters, inputs, labels, clip_norm)
+        else:
+            clipped = self.model.clipped_sum(parameters, inputs, labels, clip_norm)
+            total = self._step_noise.apply(clipped, self._noise)
+        self.left_out += self.model.left_out
+        return total
 
     def _train_inputs(
         self, statistics: NDArray[np.float64], chosen: NDArray[np.bool_]

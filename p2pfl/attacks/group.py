@@ -5,7 +5,7 @@ with their noise. Subtracted, what the other members added together is left, and
 secure sum guarantees, and what an attack has to go by.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,10 +73,32 @@ class Seen:
     others: Vector
 
 
-def federate(manifest: Manifest, tables: Sequence[Table], roster: Thresholds, random: RandomBytes) -> Seen:
-    """Train on ``tables``, one of each member of ``roster``, in a group that nobody is ever missing from."""
+class _Absent(Trainer):
+    """Of a member that takes part, but none of whose records do."""
+
+    def statistics(self) -> Vector:
+        found = super().statistics()
+        return np.zeros_like(found) if self._manifest.numeric_columns else found
+
+    def contribution(self, parameters: Vector, statistics: Vector, *, train: bool = True) -> Vector:
+        return super().contribution(parameters, statistics, train=False)
+
+
+def federate(
+    manifest: Manifest,
+    tables: Sequence[Table],
+    roster: Thresholds,
+    random: RandomBytes,
+    absent: Collection[int] = (),
+) -> Seen:
+    """Train on ``tables``, one of each member of ``roster``, in a group that nobody is ever missing from. Of
+    the members in the places ``absent`` no record takes part.
+    """
     group = Group(manifest, roster, random)
-    trainers = [Trainer(manifest, table, None, random) for table in tables]
+    trainers = [
+        (_Absent if place in absent else Trainer)(manifest, table, None, random)
+        for place, table in enumerate(tables)
+    ]
     scales = group.sum("statistics", [trainer.statistics() for trainer in trainers])
     statistics = scales.total / len(tables)
     models, others = [trainers[0].initial_parameters()], []

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from p2pfl.attacks.measures import FALSE_POSITIVES, Estimate
-from p2pfl.attacks.membership import Result
+from p2pfl.attacks.membership import Result, Unit
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.accountant import epsilon
 from p2pfl.node.errors import PrivacyError
@@ -14,12 +14,12 @@ from p2pfl.node.training.table import Table
 
 
 def claims(manifest: Manifest) -> tuple[float, float]:
-    """Epsilon that a training record is promised, of everything and of the training rounds alone; infinite in
-    mode none.
+    """Epsilon that a training record is promised, or in mode organisation a member, of everything and of the
+    training rounds alone; infinite in mode none.
     """
     if manifest.privacy.mode == "none":
         return math.inf, math.inf
-    planned = [one for one in planned_mechanisms(manifest) if one.subject == "train"]
+    planned = [one for one in planned_mechanisms(manifest) if one.subject != "test"]
     training = [one for one in planned if one.stage == "training"]
     whole, part = (epsilon(some, manifest.privacy.delta).pld for some in (planned, training))
     return whole, part
@@ -27,7 +27,7 @@ def claims(manifest: Manifest) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One mode's outcome. ``epsilon``: claimed for a training record, and ``training_epsilon`` of that for
+    """One mode's outcome. ``epsilon``: claimed for what is hidden, and ``training_epsilon`` of that for
     training without the statistics; infinite in mode none. ``at_least``: what canaries in training show of
     the latter, in ``canaries`` trials.
     """
@@ -98,6 +98,7 @@ class Report:
     trials: int
     seed: int
     modes: Sequence[Mode]
+    unit: Unit = "record"
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -105,6 +106,7 @@ class Report:
             "federation": self.manifest.name,
             "members": len(self.tables),
             "colluders": self.manifest.groups.colluders,
+            "hidden": self.unit,
             "records": sum(map(len, self._honest)),
             "delta": self.manifest.privacy.delta,
             "trials": self.trials,
@@ -119,10 +121,15 @@ class Report:
     def lines(self) -> Iterator[str]:
         """For people."""
         colluders, records = self.manifest.groups.colluders, sum(map(len, self._honest))
+        whole = self.unit == "organisation"
         yield f"{self.manifest.name}: {len(self.tables)} members, of whom {colluders} curious, the largest"
         yield (
             f"{self.trials} federations for each mode, {self.manifest.training.rounds} rounds each; every one"
-            f" of {records} records of the others in or out by a coin"
+            + (
+                f" of {len(self._honest)} others with all its records or none, by a coin"
+                if whole
+                else f" of {records} records of the others in or out by a coin"
+            )
         )
         yield ""
         yield (
@@ -131,13 +138,14 @@ class Report:
         for mode in self.modes:
             yield from mode.membership()
         yield "sees: the last model only, or as an insider all sums, less what it added itself"
-        yield "AUC: 0.5 is guessing. found: share of the members found where 1 % of the others are taken for"
-        yield "  members; allowed: what epsilon allows. In brackets: 95 % intervals"
+        yield "AUC: 0.5 is guessing. found: share of those in found where 1 % of those out are taken for in;"
+        yield "  allowed: what epsilon allows. In brackets: 95 % intervals"
         yield ""
         yield f"{'canaries':15}{'epsilon >':>12}{'claimed':>12}{'trials':>12}"
         yield from (mode.canary() for mode in self.modes)
         delta = self.manifest.privacy.delta
-        yield f"epsilon of all training rounds at delta {delta:g}, with 95 % confidence, of records made to"
+        hidden = "members" if whole else "records"
+        yield f"epsilon of all training rounds at delta {delta:g}, with 95 % confidence, of {hidden} made to"
         yield "  be found by an insider who chooses the model; without privacy what so many trials can show"
 
     def check(self) -> None:

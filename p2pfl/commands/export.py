@@ -94,15 +94,15 @@ def _own_evaluation(model: "AppliedModel") -> "Evaluation | None":
 def _contents(suffix: str, model: "AppliedModel", scaled: "Scaling | None", card: str) -> bytes:
     """The bytes of the model's file."""
     from p2pfl.model_card import uncovered_layers
-    from p2pfl.node.model_file import exported_model
+    from p2pfl.node.model_file import exported_model, told_of
     from p2pfl.node.training.exported import Program, onnx_program, torch_program
 
     trainer = model.trainer()
     parameters = trainer.whole(model.parameters)
+    told = told_of(card, bool(uncovered_layers(model.state.manifest)))
     if suffix == ".safetensors":
         scales = {} if scaled is None else scaled.tensors
-        own = bool(uncovered_layers(model.state.manifest))
-        return exported_model(trainer.model.tensors(parameters) | scales, card, own)
+        return exported_model(trainer.model.tensors(parameters) | scales, told)
     program = Program(trainer.model.network(parameters), scaled, trainer.objective)
     write = torch_program if suffix == ".pt2" else onnx_program
-    return write(program, model.state.manifest)
+    return write(program, model.state.manifest, told)

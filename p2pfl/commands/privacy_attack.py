@@ -5,33 +5,48 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from p2pfl.node.errors import ManifestProblem, UsageError
 
 if TYPE_CHECKING:
+    from p2pfl.attacks.membership import Unit
     from p2pfl.attacks.report import Mode, Report
     from p2pfl.gossip.manifest import Manifest
     from p2pfl.node.training.table import Table
     from p2pfl.progress import Progress
 
-_MODES: tuple[Literal["none", "local", "distributed"], ...] = ("none", "local", "distributed")
+_MODES: "dict[Unit, tuple[str, ...]]" = {
+    "record": ("none", "local", "distributed"),
+    "organisation": ("none", "organisation"),
+}
+"""What hides a record, or all records of a member, and what does not."""
 _TRIALS = 200
+_LEAST_TRIALS: "dict[Unit, int]" = {"record": 4, "organisation": 20}
+_MOST_TRIALS = 100_000
+_RUNS: "dict[Unit, int]" = {"record": 1, "organisation": 8}
+"""Runs with canaries for each trial: only few organisations fit into one."""
 _MOST_RECORDS = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``p2pfl privacy attack``."""
     parser.description = (
-        "Train a federation many times in this process and attack it: guess who was in the data, from the"
-        " last model and as a curious member, and bound epsilon from below by canaries. By default the four"
-        " hospitals of the demo. Takes minutes."
+        "Train a federation many times in this process and attack it: guess which records were in the data,"
+        " or of which members any, from the last model and as a curious member, and bound epsilon from below"
+        " by canaries. By default the four hospitals of the demo. Takes minutes."
     )
     parser.add_argument(
         "--federation", metavar="FILE", type=Path, help="a manifest (default: that of the demo)"
     )
     parser.add_argument(
         "--data", metavar="PATH", type=Path, nargs="+", help="training data of each member, for --federation"
+    )
+    parser.add_argument(
+        "--hidden",
+        choices=tuple(_MODES),
+        help="what is looked for, and in the modes that hide it: a record, or whether an organisation's"
+        " records take part at all (default: what the manifest's mode hides)",
     )
     parser.add_argument(
         "--trials",
@@ -50,12 +65,17 @@ def run(options: argparse.Namespace) -> int:
     """Print what the attacks came to. Raises PrivacyError if canaries refute a claim."""
     # Read when torch is imported, after this: models here are too small to be shared by several threads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if not 4 <= options.trials <= 100_000:
-        raise UsageError("--trials must be from 4 to 100000", "see `p2pfl privacy attack --help`")
     if (options.federation is None) != (options.data is None):
         what = "--federation and --data go together: a manifest, and training data of each of its members"
         raise UsageError(what, "leave both out to attack the four hospitals of the demo")
-    report = _attacked(*_federation(options), options.trials, options.seed)
+    manifest, tables = _federation(options)
+    hides: Unit = "organisation" if manifest.privacy.mode == "organisation" else "record"
+    unit: Unit = options.hidden or hides
+    least = _LEAST_TRIALS[unit]
+    if not least <= options.trials <= _MOST_TRIALS:
+        what = f"--trials must be from {least} to {_MOST_TRIALS} where it is on {unit}s"
+        raise UsageError(what, "see `p2pfl privacy attack --help`")
+    report = _attacked(manifest, tables, unit, options.trials, options.seed)
     if options.json:
         print(json.dumps(report.as_dict(), indent=1))
     else:
@@ -82,9 +102,6 @@ def _federation(options: argparse.Namespace) -> "tuple[Manifest, list[Table]]":
     if manifest.model.private or manifest.model.backbone:
         what = "the attack is on models that are trained and shared whole"
         raise ManifestProblem(f"{options.federation}: {what}", "give it one without private or frozen layers")
-    if manifest.privacy.mode == "organisation":
-        what = "mode organisation hides whole members, and the attack is on single records"
-        raise ManifestProblem(f"{options.federation}: {what}", "give it a manifest in another mode")
     tables = [load_table(path, manifest.task) for path in options.data]
     least, most = manifest.groups.minimum, 2 * manifest.groups.size - 1
     if not least <= len(tables) <= most:
@@ -116,17 +133,19 @@ def _hospitals() -> "tuple[Manifest, list[Table]]":
     return manifest, sorted(tables, key=len, reverse=True)
 
 
-def _attacked(manifest: "Manifest", tables: "list[Table]", trials: int, seed: int) -> "Report":
+def _attacked(manifest: "Manifest", tables: "list[Table]", unit: "Unit", trials: int, seed: int) -> "Report":
     from p2pfl.attacks.report import Report
     from p2pfl.progress import Progress
 
-    agreed = [each for mode in _MODES if (each := _in_mode(manifest, mode)) is not None]
-    progress = Progress(2 * trials * len(agreed))
+    agreed = [each for mode in _MODES[unit] if (each := _in_mode(manifest, mode)) is not None]
+    progress = Progress((1 + _RUNS[unit]) * trials * len(agreed))
     try:
-        modes = [_attack(each, tables, manifest.privacy.delta, trials, seed, progress) for each in agreed]
+        modes = [
+            _attack(each, tables, unit, manifest.privacy.delta, trials, seed, progress) for each in agreed
+        ]
     finally:
         progress.end()
-    return Report(manifest, tables, trials, seed, modes)
+    return Report(manifest, tables, trials, seed, modes, unit)
 
 
 def _in_mode(manifest: "Manifest", mode: str) -> "Manifest | None":
@@ -148,7 +167,13 @@ def _in_mode(manifest: "Manifest", mode: str) -> "Manifest | None":
 
 
 def _attack(
-    manifest: "Manifest", tables: "list[Table]", delta: float, trials: int, seed: int, progress: "Progress"
+    manifest: "Manifest",
+    tables: "list[Table]",
+    unit: "Unit",
+    delta: float,
+    trials: int,
+    seed: int,
+    progress: "Progress",
 ) -> "Mode":
     import numpy as np
 
@@ -161,7 +186,7 @@ def _attack(
     random = seeded_random(f"attack {mode} {seed}".encode())
     progress.begin(f"mode {mode}: federations to infer membership from")
     rng = np.random.default_rng(seed)
-    results = infer_membership(manifest, tables, trials, random, rng, progress.step)
+    results = infer_membership(manifest, tables, trials, random, rng, progress.step, unit)
     progress.begin(f"mode {mode}: runs with canaries")
-    scores = audit(with_canaries(manifest), trials, random, progress.step)
+    scores = audit(with_canaries(manifest, unit), _RUNS[unit] * trials, random, progress.step, unit)
     return Mode(mode, delta, results, *claims(manifest), scores.bound(delta), len(scores))

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2pfl.backbone_option import add_backbone
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--initial", metavar="FILE", type=Path, help="the initial values, if the manifest names any"
     )
+    add_backbone(parser)
     parser.add_argument(
         "--ticket", metavar="FILE", type=Path, help="a ticket for the new federation, if it takes one"
     )
@@ -63,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
     new: Path = options.directory
     _require_absent(new)
-    config = load_config(options.old / CONFIG, os.environ, {})
+    config = load_config(options.old / CONFIG, os.environ, {"backbone": options.backbone})
     identity, manifest = load_identity(config.identity), read_manifest(options.federation)
     settings = replace(config, initial=options.initial, ticket=options.ticket)
     _require_usable(settings, identity, manifest)

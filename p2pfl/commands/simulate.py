@@ -3,7 +3,8 @@
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -30,8 +31,13 @@ _FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "epsilon": ("privacy.epsilon", "the promise, for all rounds"),
     "offline": ("simulation.offline", "probability that a node sits a round out"),
     "attackers": ("simulation.attackers", "nodes that send something else"),
-    "engine": ("simulation.engine", "vectorised or protocol"),
+    "engine": (
+        "simulation.engine",
+        "vectorised, exact or protocol; or ray: the file's, its runs spread over a Ray cluster",
+    ),
 }
+_RAY: Final = "ray"
+"""An engine to the command line alone: where runs are done, not what they are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Simulate a federation. FILE is an experiment: a federation's TOML with a table [simulation], in"
         " which any value may be a list, for a sweep; without one, the four hospitals. Options take the place"
         " of what the file says; values separated by commas are a sweep too. With --output: a table, plots"
-        " and report.html, a page that says all of it."
+        " and report.html, a page that says all of it. `p2pfl simulate advise` recommends what to agree on."
     )
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="the experiment")
     parser.add_argument(
@@ -48,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="federation",
         metavar="FILE",
         type=Path,
-        help="simulate this federation's TOML as it is",
+        help="simulate this federation as it is: its TOML, or its manifest; without --nodes and --partition"
+        " every part of the data is a node",
     )
     for name, (path, what) in _FLAGS.items():
         parser.add_argument(f"--{name}", metavar="VALUE", help=f"{what} ({path})")
@@ -64,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="DIR", type=Path, help="where results go, and where an interrupted sweep goes on"
     )
     parser.add_argument("--jobs", metavar="N", type=int, help="runs at a time (default: one for each core)")
+    parser.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="spread the runs over this Ray cluster, whatever the engine; auto: the one this machine is in"
+        " (--engine ray: RAY_ADDRESS's, or else one on this machine alone)",
+    )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     simulate_scenario.add_arguments(parser)
 
@@ -76,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
     text = _text(options.file)
     sweep = _sweep(options, text)
-    with _refusals(str(options.file or "the options")):
+    with refusals(str(options.file or "the options")):
         rows = _performed(sweep, options, text)
     if options.json:
         print(json.dumps(rows, indent=1))
@@ -97,18 +110,20 @@ def _text(file: Path | None) -> str:
 def _sweep(options: argparse.Namespace, text: str) -> "Sweep":
     from p2pfl.simulation.experiment import read
 
-    overrides = _overrides(options)
-    if options.federation is not None:
+    overrides, as_it_is = _overrides(options), options.federation is not None
+    if as_it_is:
         if options.file is not None:
             raise UsageError("--from is for a federation without an experiment", "leave FILE or --from out")
         overrides["simulation.federation"] = str(options.federation.absolute())
-    base = Path() if options.file is None else options.file.parent
-    with _refusals(str(options.file or "the options")):
-        return read(text, base, overrides)
+        if "simulation.nodes" not in overrides:
+            overrides.setdefault("simulation.partition", "natural")
+    base = (Path() if options.file is None else options.file.parent).absolute()
+    with refusals(str(options.file or "the options")):
+        return read(text, base, overrides, as_it_is=as_it_is)
 
 
 @contextmanager
-def _refusals(where: str) -> Iterator[None]:
+def refusals(where: str) -> Iterator[None]:
     """What an experiment is refused for, be it when it is read or when it runs."""
     from p2pfl.gossip.records import FieldError
     from p2pfl.simulation.partitions import PartitionError
@@ -126,6 +141,8 @@ def _refusals(where: str) -> Iterator[None]:
 
 def _overrides(options: argparse.Namespace) -> dict[str, object]:
     said = {path: getattr(options, name) for name, (path, _) in _FLAGS.items()}
+    if options.engine == _RAY:
+        del said["simulation.engine"]
     found = {path: _value(text) for path, text in said.items() if text is not None}
     for assignment in options.set:
         path, equals, text = assignment.partition("=")
@@ -153,18 +170,29 @@ def _value(text: str) -> object:
 
 
 def _performed(sweep: "Sweep", options: argparse.Namespace, text: str) -> "Sequence[Row]":
-    from p2pfl.simulation.sweep import cores, perform
+    from p2pfl.simulation.sweep import perform
     from p2pfl.simulation.table import write
 
     if options.output is None:
-        with TemporaryDirectory() as directory, cores(options.jobs) as executor:
+        with TemporaryDirectory() as directory, _processors(options) as executor:
             return perform(sweep, Path(directory), executor, _Told())
     _make(options.output)
-    with cores(options.jobs) as executor:
+    with _processors(options) as executor:
         rows = perform(sweep, options.output, executor, _Told())
     for path in [*write(rows, options.output), *_illustrated(sweep, rows, options, text)]:
         note(f"wrote {path}")
     return rows
+
+
+def _processors(options: argparse.Namespace) -> AbstractContextManager[Executor]:
+    """What the runs are done on."""
+    if options.engine == _RAY or options.ray_address:
+        from p2pfl.simulation.ray_cluster import cluster
+
+        return cluster(options.ray_address, options.jobs)
+    from p2pfl.simulation.runs import cores
+
+    return cores(options.jobs)
 
 
 def _illustrated(
@@ -183,7 +211,11 @@ def _illustrated(
 
 def _words(options: argparse.Namespace) -> list[str]:
     """The command line."""
-    given = {**{name: getattr(options, name) for name in _FLAGS}, "seeds": options.seeds}
+    given = {
+        **{name: getattr(options, name) for name in _FLAGS},
+        "seeds": options.seeds,
+        "ray-address": options.ray_address,
+    }
     words = ["p2pfl", "simulate", *([] if options.file is None else [str(options.file)])]
     words += [] if options.federation is None else ["--from", str(options.federation)]
     for name, value in given.items():

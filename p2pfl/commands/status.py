@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from p2pfl.node.config import NodeConfig
     from p2pfl.node.status import Status
     from p2pfl.opened import State
+    from p2pfl.personal_figures import PersonalFigures
 
 
 _SHOWN = 8
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``p2pfl status``."""
     parser.description = (
         "Say whether the node runs, which round it is in, what it has spent of its privacy budget and will"
-        " have at the planned end, where its model is, how good the federation has found it, why the"
+        " have at the planned end, where its model is, how good the federation has found it, how good the"
+        " model of `p2pfl personalise` was beside it, why the"
         " federation ended if it has, who is excluded because its signed messages contradict each other, and"
         " what else was done against the protocol. Asks the node, if it runs, and otherwise reads what it"
         " wrote last."
@@ -74,7 +76,8 @@ class _Report:
     node's values were beyond the encoding's limit, in each round in which any were. ``left_out``: how often a
     gradient of its records was not finite, likewise. ``end``: epsilon at the
     planned end; None if there is none, or it is infinite. ``voted``: whether a vote ended the federation, so
-    that this is what holds. ``silent``: where its status pages did not answer though it runs.
+    that this is what holds. ``personal``: what is known of the node's personal model. ``silent``: where
+    its status pages did not answer though it runs.
     """
 
     name: str
@@ -87,6 +90,7 @@ class _Report:
     left_out: Sequence[int]
     end: float | None
     voted: bool
+    personal: "PersonalFigures | None" = None
     silent: str = ""
 
     def as_dict(self) -> dict[str, object]:
@@ -101,7 +105,8 @@ class _Report:
         now = {"running": self.running, "epsilon_at_the_end": self.end, "ended_by_vote": self.voted}
         if self.voted:
             now["epsilon"] = self.end
-        return {**asdict(self.said), **now, "evidence": kept, "excluded": out, **cut}
+        personal = None if self.personal is None else asdict(self.personal)
+        return {**asdict(self.said), **now, "personal": personal, "evidence": kept, "excluded": out, **cut}
 
     def lines(self) -> Iterator[str]:
         said = self.said
@@ -130,6 +135,7 @@ class _Report:
         yield f"epsilon: {self._epsilon()}"
         yield f"model: {said.model or 'none yet'}"
         yield from self._evaluations()
+        yield from self._beside()
         yield from self._participation()
         if said.ended:
             yield f"ended: {said.ended}"
@@ -176,6 +182,19 @@ class _Report:
                 said = "does not count, too few records are in it" if few else "lost in noise"
             yield f"evaluation in round {round}: {said} ({who})"
 
+    def _beside(self) -> Iterator[str]:
+        """The personal model, and the shared one on the same records."""
+        from p2pfl.commands.evaluate import named
+
+        found = self.personal
+        if found is None:
+            return
+        yield f"personal model: the shared one of round {found.round}, fitted to {found.records} own records"
+        for name, figures in (("shared", found.shared), ("personal", found.personal)):
+            if figures is not None:
+                said = ", ".join(named(one, figure) for one, figure in figures.items() if one != "total")
+                yield f"{name} model on {figures['total']:.0f} held-out records: {said}"
+
     def _epsilon(self) -> str:
         said = self.said
         if said.privacy_mode == "none":
@@ -204,6 +223,7 @@ def _look(state: "State") -> _Report:
     from p2pfl.node.lock import is_locked
     from p2pfl.node.outlook import is_voted
     from p2pfl.node.status import read_status
+    from p2pfl.personal_figures import personal_figures
 
     running = is_locked(state.config.state)
     found = read_status(state.config.state)
@@ -223,7 +243,9 @@ def _look(state: "State") -> _Report:
     name, federation = state.manifest.name, state.manifest.federation_id
     end = _planned_end(state)
     voted = is_voted(state.manifest, state.store)
-    return _Report(name, federation, running, found, kept, excluded, saturated, left_out, end, voted, silent)
+    personal = personal_figures(state.config.state)
+    report = (name, federation, running, found, kept, excluded, saturated, left_out, end, voted)
+    return _Report(*report, personal, silent)
 
 
 def _asked(found: "Status", config: "NodeConfig") -> tuple[str, "Status"]:

@@ -30,12 +30,12 @@ class Records:
     @classmethod
     def of(cls, parts: Sequence[tuple[NDArray[Any], NDArray[Any]]], device: torch.device) -> "Records":
         """Of nodes with these inputs and targets each. Reals become float32, whole numbers int64."""
-        counts = torch.tensor([len(targets) for _, targets in parts])
+        counts = torch.tensor([len(targets) for _, targets in parts], device=device)
         return cls(
             _tensor(np.concatenate([inputs for inputs, _ in parts]), device),
             _tensor(np.concatenate([targets for _, targets in parts]), device),
-            (counts.cumsum(0) - counts).to(device),
-            counts.to(device),
+            counts.cumsum(0) - counts,
+            counts,
         )
 
     def of_nodes(self, chosen: slice) -> "Records":

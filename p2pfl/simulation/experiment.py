@@ -1,13 +1,13 @@
 """An experiment: a federation's tables, a table ``[simulation]``, and lists where several values are wanted.
 
-What is not said is as in the federation that ``simulation.federation`` names, or, without one, in that of the
-four hospitals. Wherever the format has a single value, a list of values is a sweep over them; where it has a
-list, a list of lists is. Several sweeps are combined, each with each.
+What is not said is as in the federation that ``simulation.federation`` names, its TOML or its manifest, or,
+without one, in that of the four hospitals. Wherever the format has a single value, a list of values is a
+sweep over them; where it has a list, a list of lists is. Several sweeps are combined, each with each.
 """
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,13 +15,16 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import (
+    EvaluationSpec,
     GroupSpec,
     Manifest,
+    ManifestError,
     ModelSpec,
     PrivacySpec,
     TaskSpec,
     TimingSpec,
     TrainingSpec,
+    decode_manifest_untrusted,
     from_table,
 )
 from p2pfl.gossip.records import FieldError, read_record, suggest
@@ -32,6 +35,9 @@ from p2pfl.simulation.setting import Setting
 
 MOST_RUNS: Final = 100_000
 MOST_SEEDS: Final = 1000
+_NOISED: Final = ("task", "training", "privacy", "evaluation")
+"""What the noise of a manifest is computed from."""
+_MULTIPLIERS: Final = ("noise_multiplier", "statistics_noise_multiplier", "evaluation_noise_multiplier")
 _ISSUER: Final = Identity.from_seed(bytes(32)).peer_id
 _PARTS: Final[Mapping[str, Any]] = {
     "task": TaskSpec,
@@ -40,6 +46,7 @@ _PARTS: Final[Mapping[str, Any]] = {
     "privacy": PrivacySpec,
     "groups": GroupSpec,
     "timing": TimingSpec,
+    "evaluation": EvaluationSpec,
     "simulation": Setting,
 }
 Table = dict[str, Any]
@@ -67,7 +74,7 @@ class Experiment:
         if not self.batch_given and self.setting.partition != "natural":
             batch = manifest.training.sampling_rate * records
             manifest = replace(manifest, training=replace(manifest.training, expected_batch=batch))
-        return manifest if manifest.calibrated else _calibrated(manifest)
+        return manifest if manifest.calibrated else with_noise(manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +90,12 @@ class Sweep:
         return list(self.experiments[0].varied)
 
 
-def read(text: str, base: Path, overrides: Mapping[str, object] | None = None) -> Sweep:
+def read(
+    text: str, base: Path, overrides: Mapping[str, object] | None = None, *, as_it_is: bool = False
+) -> Sweep:
     """The sweep that ``text``, TOML, describes; paths in it are relative to ``base``. ``overrides`` by path,
-    such as "groups.size", take the place of what it says.
+    such as "groups.size", take the place of what it says. ``as_it_is``: the federation's expected batch
+    stays, whatever records the nodes have.
 
     Raises FieldError naming the field, and DataError if the federation's file cannot be read.
     """
@@ -109,28 +119,48 @@ def read(text: str, base: Path, overrides: Mapping[str, object] | None = None) -
         raise FieldError("", f"{count * seeds} runs; at most {MOST_RUNS} are allowed")
     points = product(*(values for _, values in axes))
     paths = [path for path, _ in axes]
-    return Sweep(
-        [_experiment(federation, said, dict(zip(paths, point, strict=True)), base) for point in points], seeds
-    )
+    experiments = [
+        _experiment(federation, said, dict(zip(paths, point, strict=True)), base) for point in points
+    ]
+    if as_it_is:
+        experiments = [replace(each, batch_given=True) for each in experiments]
+    return Sweep(experiments, seeds)
 
 
-def _experiment(federation: Table, said: Table, varied: Mapping[str, object], base: Path) -> Experiment:
+def _experiment(
+    federation: Table | Manifest, said: Table, varied: Mapping[str, object], base: Path
+) -> Experiment:
     own = _copied(said)
     for path, value in varied.items():
         _put(own, path, value)
     setting: Setting = read_record(Setting, own.pop("simulation"), "simulation", floats_are_text=False)
+    batch_given = "expected_batch" in own.get("training", {})
+    if isinstance(federation, Manifest):
+        if not own:
+            return Experiment(federation, setting, varied, base, batch_given)
+        federation = _table_of(federation, with_noise=not any(part in own for part in _NOISED))
     merged = _merged(federation, own)
     if merged.get("privacy", {}).get("mode") == "none":
         merged["privacy"] = {"mode": "none"}
-    batch_given = "expected_batch" in own.get("training", {})
     return Experiment(from_table(merged), setting, varied, base, batch_given)
 
 
-def _federation(path: object, base: Path) -> Table:
+def _table_of(manifest: Manifest, *, with_noise: bool) -> Table:
+    table = asdict(manifest)
+    for name in () if with_noise else _MULTIPLIERS:
+        del table["privacy"][name]
+    return table
+
+
+def _federation(path: object, base: Path) -> Table | Manifest:
     if path is None:
         text = FEDERATION_TOML.read_text(encoding="utf-8")
     elif isinstance(path, str):
-        text = _text(base / path)
+        data = _data(base / path)
+        try:
+            return decode_manifest_untrusted(data)
+        except ManifestError:
+            text = _text(base / path, data)
     else:
         raise FieldError("simulation.federation", f"must be the path of a file, not {path!r}")
     try:
@@ -139,13 +169,20 @@ def _federation(path: object, base: Path) -> Table:
         raise FieldError("simulation.federation", f"{path}: not TOML: {error}") from None
 
 
-def _text(path: Path) -> str:
+def _data(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {reason_of(error)}", "check the path") from None
+
+
+def _text(path: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not text", "give a federation in TOML") from None
+        raise DataError(
+            f"{path}: neither text nor a manifest", "give a federation in TOML, or the manifest made of it"
+        ) from None
 
 
 def _axes(said: Table) -> Iterator[tuple[str, Sequence[object]]]:
@@ -207,8 +244,8 @@ def _same_kind(above: Table, below: Table) -> bool:
 _NOISE: dict[object, PrivacySpec] = {}
 
 
-def _calibrated(draft: Manifest) -> Manifest:
-    """Noise depends on these terms only, so a sweep over others computes it once."""
+def with_noise(draft: Manifest) -> Manifest:
+    """``draft``, calibrated. Takes seconds, once for the same terms: noise depends on no others."""
     training = draft.training
     steps = (training.rounds, training.local_steps, training.sampling_rate)
     terms = (draft.privacy, *steps, draft.evaluation, draft.numeric_columns > 0)

@@ -12,11 +12,13 @@ from p2pfl.gossip.declared import ManifestError
 from p2pfl.gossip.manifest import Manifest, TaskSpec
 from p2pfl.node.accountant import epsilon
 from p2pfl.node.outlook import planned_mechanisms
+from p2pfl.simulation import exact
 from p2pfl.simulation.experiment import Experiment
 from p2pfl.simulation.outcome import Outcome
 from p2pfl.simulation.protocol_training import trained
 from p2pfl.simulation.setting import Setting
 from p2pfl.simulation.sources import Dealt, Source, deal, load
+from p2pfl.simulation.traffic import sent_bytes
 from p2pfl.simulation.vectorised import VectorisedFederation
 from p2pfl.topologies.grouped import grouped
 from p2pfl.topologies.registry import topology
@@ -40,7 +42,11 @@ def protocol(
     return trained(manifest, setting, dealt, seed)
 
 
-ENGINES: Final[Mapping[str, Engine]] = {"vectorised": vectorised, "protocol": protocol}
+ENGINES: Final[Mapping[str, Engine]] = {
+    "vectorised": vectorised,
+    "exact": exact.trained,
+    "protocol": protocol,
+}
 
 
 def run(experiment: Experiment, seed: int) -> Iterator[Row]:
@@ -87,13 +93,13 @@ def graph(manifest: Manifest, setting: Setting, names: Sequence[str], seed: int)
 
 
 def bytes_sent(manifest: Manifest, setting: Setting, met: Topology) -> float:
-    """What a node sends in a round, on average: 2(k - 1)/k vectors in a group of k, else one to each who
-    hears it.
+    """What a node sends in a round, on average: in a group what a secure sum takes, else its vector to each
+    who hears it.
     """
-    vector = manifest.model.parameters(manifest.task.features) * manifest.training.ring_bits / 8
+    vector = manifest.model.parameters(manifest.task.features) * manifest.training.ring_bits // 8
     count = len(met.nodes)
     if met.groups is not None:
-        return vector * sum(2 * (len(group) - 1) for group in met.groups(0)) / count
+        return sum(len(group) * sent_bytes(len(group), vector) for group in met.groups(0)) / count
     return 0.0 if setting.averaging == "none" else vector * int(met.weights(0).off_diagonal.sum()) / count
 
 

@@ -28,6 +28,12 @@ class Setting:
     ``sign_flip`` moves the model the other way, ``noise`` replaces its update by noise of the same length,
     ``labels`` learns wrong labels.
 
+    ``engine``: ``vectorised``, all nodes at once; ``exact``, the nodes' own learners, whose contributions are
+    added up bit for bit; ``protocol``, these on a virtual network.
+
+    ``device``: of engine ``vectorised``: ``cpu``, ``cuda``, or ``auto``, the second where it is. Other
+    numbers are drawn on a GPU, so its results are others, too; small models are faster without.
+
     ``scenario``: with engine ``protocol``, the network and the faults of that scenario: its name, or a file;
     see docs/scenarios.md.
 
@@ -42,7 +48,8 @@ class Setting:
     shards: int = 2
     column: str = ""
     test_share: float = 0.2
-    engine: Literal["vectorised", "protocol"] = "vectorised"
+    engine: Literal["vectorised", "exact", "protocol"] = "vectorised"
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
     averaging: Literal["groups", "neighbours", "none"] = "groups"
     mixing: str = ""
     topology: str = ""
@@ -70,5 +77,7 @@ class Setting:
         require(counted, "simulation.nodes", f"must be given for partition {self.partition!r}")
         fits = not self.scenario or self.engine == "protocol"
         require(fits, "simulation.scenario", "belongs to engine 'protocol', and to no other")
+        fits = self.device == "cpu" or self.engine == "vectorised"
+        require(fits, "simulation.device", "is of engine 'vectorised'; leave it out")
         named = (self.partition == "column") == bool(self.column)
         require(named, "simulation.column", "belongs to partition 'column', and to no other")

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from p2pfl.baselines import pooled
 from p2pfl.gossip.manifest import ImageTask, TabularTask, TaskSpec
 from p2pfl.heart_disease import HOSPITALS, write_hospital
 from p2pfl.node.errors import DataError
@@ -70,9 +71,9 @@ def deal(source: Source, setting: Setting, task: TaskSpec, seed: int) -> Dealt:
         names, train, test = source.names, source.train, source.test
         if test is None:
             split = [_split(part, setting.test_share, rng) for part in train]
-            train, test = [kept for kept, _ in split], joined([held for _, held in split])
+            train, test = [kept for kept, _ in split], pooled([held for _, held in split])
         return Dealt(names, train, _required(test))
-    whole, test = joined(source.train), source.test
+    whole, test = pooled(source.train), source.test
     if test is None:
         whole, test = _split(whole, setting.test_share, rng)
     parts = _positions(setting, task, whole, rng)
@@ -80,14 +81,6 @@ def deal(source: Source, setting: Setting, task: TaskSpec, seed: int) -> Dealt:
         [f"n{number:03}" for number in range(len(parts))],
         [taken(whole, part) for part in parts],
         _required(test),
-    )
-
-
-def joined(tables: Sequence[Table]) -> Table:
-    """All records in one table."""
-    return Table(
-        np.concatenate([table.features for table in tables]),
-        np.concatenate([table.labels for table in tables]),
     )
 
 
@@ -149,7 +142,7 @@ def _parts(folder: Path, task: TaskSpec) -> Source:
         raise DataError(
             f"{folder}: some parts have test records and some have none", "give all of them some, or none"
         )
-    return Source([entry.stem for entry in found], train, joined(test) if test else None)
+    return Source([entry.stem for entry in found], train, pooled(test) if test else None)
 
 
 def _split(table: Table, share: float, rng: np.random.Generator) -> tuple[Table, Table]:

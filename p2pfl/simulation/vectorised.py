@@ -40,17 +40,14 @@ class VectorisedFederation:
     """
 
     def __init__(
-        self,
-        manifest: Manifest,
-        setting: Setting,
-        dealt: Dealt,
-        topology: Topology,
-        seed: int,
-        device: torch.device | None = None,
+        self, manifest: Manifest, setting: Setting, dealt: Dealt, topology: Topology, seed: int
     ) -> None:
         require_simulated(manifest)
+        if manifest.evaluation.ends_early:
+            what = "nobody votes here: take engine 'exact', or leave [evaluation] out to see all rounds"
+            raise ManifestError("evaluation", what)
         self._manifest, self._setting, self._topology = manifest, setting, topology
-        self._device = device or torch.device("cpu")
+        self._device = _device(setting.device)
         self._rng = np.random.default_rng([seed, 2])
         self._goal: Objective = objective(manifest.task, manifest.model)
         self._count = len(dealt.train)
@@ -190,16 +187,18 @@ class VectorisedFederation:
         return tensor.to(self._device, torch.float32 if tensor.is_floating_point() else torch.int64)
 
 
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ManifestError("simulation.device", "no GPU is here that torch can use; take 'cpu' or 'auto'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def require_simulated(manifest: Manifest) -> None:
     """Raises ManifestError for what only nodes can do."""
     task, model = manifest.task, manifest.model
     if isinstance(task, PluginTask | OutsideTask) or isinstance(model, PluginModel | OutsideModel):
         raise ManifestError(
             "task.kind", "code of one's own is not simulated; take a task and a model of p2pfl's"
-        )
-    if manifest.evaluation.every:
-        raise ManifestError(
-            "evaluation.every", "is not simulated: a simulation measures by itself; leave it out"
         )
     for name, left_out in (("backbone", ""), ("private", ()), ("initial", "")):
         if getattr(model, name) != left_out:

@@ -1,6 +1,5 @@
 """`make reproduce`: what it writes follows from its rows, what it computes is what a federation computes."""
 
-import io
 import os
 import re
 from collections.abc import Sequence
@@ -111,18 +110,19 @@ def some(seeds: Sequence[int]) -> list[Run]:
     return [Run("some", "any", (("way", "one"),), seed, 1.0) for seed in seeds]
 
 
-def test_what_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_what_was_interrupted_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     journal = tmp_path / "run" / "rows.jsonl"
     with pytest.raises(ValueError, match="interrupted"):
-        carry_out(some([0, 1, 2, 3]), number, journal, 1, io.StringIO())
+        carry_out(some([0, 1, 2, 3]), number, journal, 1)
     first = journal.read_text(encoding="utf-8")
     journal.write_text(first + '["cut o', encoding="utf-8")
-    said = io.StringIO()
-    done = carry_out(some([0, 1, 2, 4]), number, journal, 1, said)
+    done = carry_out(some([0, 1, 2, 4]), number, journal, 1)
     assert journal.read_text(encoding="utf-8").startswith(first)
     assert {run.seed: figures["seed"] for run, figures in done.items()} == {0: 0, 1: 1, 2: 2, 4: 4}
     assert len({figures["process"] for figures in done.values()}) == 2
-    assert "3 of 4 runs are in" in said.getvalue()
+    assert "3 of 4 runs are in" in capsys.readouterr().err
     [row] = summarised(done)
     assert (row.seeds, row.mean["seed"], row.deviation["seed"]) == (4, 1.75, 1.707825)
 

@@ -56,6 +56,11 @@ def training_bound(agreed: Manifest, runs: int = 20) -> float:
     return audit(with_canaries(agreed), runs, seeded_random(b"audit")).bound(DELTA)
 
 
+def organisation_bound(agreed: Manifest, runs: int = 400) -> float:
+    canaries = with_canaries(agreed, "organisation")
+    return audit(canaries, runs, seeded_random(b"audit"), unit="organisation").bound(DELTA)
+
+
 @cache
 def sampled(mode: str) -> tuple[Manifest, float]:
     """Two rounds on samples, and what they are claimed to cost."""
@@ -88,6 +93,16 @@ def test_canaries_show_that_every_record_is_sampled() -> None:
     agreed, claim = sampled("distributed")
     whole = replace(agreed, training=replace(agreed.training, sampling_rate=1.0))
     assert training_bound(whole) > claim
+
+
+def test_canaries_that_are_organisations_show_half_the_noise_and_updates_that_are_not_clipped() -> None:
+    agreed = manifest("organisation", multiplier=1.5, rate=0.5)
+    claim = claims(agreed)[1]
+    assert 0.3 * claim < organisation_bound(agreed) <= claim
+    halved = replace(agreed, privacy=replace(agreed.privacy, noise_multiplier=0.5))
+    assert organisation_bound(halved) > claim
+    unclipped = replace(agreed.privacy, noise_multiplier=0.15, clip_norm=10.0)
+    assert organisation_bound(replace(agreed, privacy=unclipped)) > claim
 
 
 def test_without_noise_canaries_are_plain_to_see() -> None:

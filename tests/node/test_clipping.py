@@ -550,6 +550,19 @@ def test_one_record_more_moves_a_large_sum_by_no_more_than_the_clip_norm() -> No
     assert whole.double().norm() == pytest.approx(len(inputs), rel=1e-4)
 
 
+@pytest.mark.parametrize("records", [128, 300, 512, 513])
+def test_a_few_hundred_records_are_added_up_in_float32_and_more_in_float64(records: int) -> None:
+    module, slower = (build(lambda: nn.Linear(1000, 9, bias=False), torch.float32) for _ in range(2))
+    inputs, targets = values(records, 1000, dtype=torch.float32), torch.ones(records)
+    found = ClippedGradient(module, spread)(inputs, targets, 0.7)
+    exact = ClippedGradient(slower.double(), spread)(inputs.double(), targets.double(), 0.7)
+    assert found.dtype == (torch.float32 if records <= 512 else torch.float64)
+    assert float((found.double() - exact).norm()) < 0.7 * 2.0**-9
+    out = torch.empty_like(found)
+    assert ClippedGradient(module, spread)(inputs, targets, 0.7, out=out) is out
+    assert torch.equal(out, found)
+
+
 @pytest.mark.parametrize("clip_norm", [0.7, math.inf])
 @pytest.mark.parametrize("poison", [math.nan, math.inf, 1e25])
 @composition

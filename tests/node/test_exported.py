@@ -97,7 +97,10 @@ def as_told(found: NDArray[np.generic]) -> NDArray[np.generic]:
 @pytest.mark.parametrize("kind", CASES)
 def test_a_torch_program_gives_what_predict_gives(kind: str) -> None:
     agreed = manifest(kind)
-    loaded = torch.export.load(io.BytesIO(torch_program(program(agreed), agreed))).module()
+    told = {"card": "", "other": ""}
+    data = io.BytesIO(torch_program(program(agreed), agreed, {"card": '{"a": "é"}'}))
+    loaded = torch.export.load(data, extra_files=told).module()
+    assert told == {"card": '{"a": "é"}', "other": ""}
     for count in (2, 7):
         found = records(kind, count)
         answers = loaded(torch.from_numpy(as_told(found))).detach().numpy()
@@ -109,7 +112,9 @@ def test_an_onnx_program_gives_what_predict_gives() -> None:
     onnx = pytest.importorskip("onnx")
     evaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
     agreed, found = manifest("cnn"), records("cnn", 3)
-    loaded = evaluator(onnx.load_from_string(onnx_program(program(agreed), agreed)))
+    model = onnx.load_from_string(onnx_program(program(agreed), agreed, {"card": "{}", "contains": "b"}))
+    assert {one.key: one.value for one in model.metadata_props} == {"card": "{}", "contains": "b"}
+    loaded = evaluator(model)
     [answers] = loaded.run(["answers"], {"records": as_told(found)})
     assert answers == pytest.approx(predicted(agreed, found), abs=1e-6)
 
@@ -118,5 +123,5 @@ def test_without_its_packages_onnx_is_refused_with_what_to_install(monkeypatch: 
     monkeypatch.setattr(exported, "find_spec", lambda name: None)
     agreed = manifest("svm")
     with pytest.raises(UsageError) as refused:
-        onnx_program(program(agreed), agreed)
+        onnx_program(program(agreed), agreed, {})
     assert "pip install 'p2pfl-node[onnx]'" in refused.value.hint

@@ -184,6 +184,17 @@ def test_a_number() -> None:
 
 
 # -- what one record adds
+def test_what_own_code_says_of_a_record_is_cut_to_what_one_may_add() -> None:
+    outputs, targets = np.zeros((1, 1)), np.zeros(1)
+    for right, loss, expected in (
+        (9.0, -9.0, (1, 1, 0)),
+        (-9.0, 9.0, (0, 1, 1)),
+        (np.nan, np.nan, (0, 1, 1)),
+    ):
+        added = summed(TEXT, outputs, targets, np.array([right]), np.array([loss]))
+        assert tuple(added[:HEAD]) == expected
+
+
 @settings(max_examples=200)
 @given(
     st.sampled_from([*[(task, False) for task in TASKS], (TWO, True), (THREE, True)]),

@@ -16,7 +16,7 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.randomness import seeded_random
 from p2pfl.crypto.ring import RING_16, RING_32, RING_64, Encoding, encode, largest_fraction_bits
 from p2pfl.gossip.errors import LocalProtocolError
-from p2pfl.gossip.manifest import GroupSpec, Manifest, PrivacySpec, TrainingSpec, from_toml
+from p2pfl.gossip.manifest import GroupSpec, Manifest, PrivacySpec, TabularTask, TrainingSpec, from_toml
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism, epsilon
@@ -36,6 +36,8 @@ from p2pfl.node.privacy import (
     stage_plan,
     step_noise,
 )
+from p2pfl.node.training.table import Table
+from p2pfl.node.training.trainer import Trainer
 
 FOUR = thresholds(4, 1)
 
@@ -61,6 +63,19 @@ def with_noise(agreed: Manifest, multiplier: float, **training: Any) -> Manifest
 
 
 # -- plans
+def test_the_statistics_of_an_extreme_record_are_as_long_as_their_noise_is_for() -> None:
+    agreed = manifest()
+    assert isinstance(agreed.task, TabularTask)
+    cells = [
+        [column.high] if column.kind == "numeric" else [0.0] * (len(column.levels) - 1)
+        for column in agreed.task.columns
+    ]
+    row = np.array([[number for some in cells for number in some]])
+    added = Trainer(agreed, Table(row, np.zeros(1)), None, seeded_random(b"")).statistics()
+    plan = stage_plan(agreed, "statistics", len(added))
+    assert np.linalg.norm(added) == pytest.approx(plan.sensitivity)
+
+
 @pytest.mark.parametrize("mode", ["distributed", "local"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_grid_is_the_finest_that_the_noise_allows(mode: str, stage: str) -> None:
@@ -304,30 +319,39 @@ def test_measured_noise_of_a_local_step() -> None:
     step = step_noise(manifest("local"), 14)
     noise = step.source(seeded_random(b"step"))
     truth = np.linspace(-3, 3, 14)
-    errors = np.array([step.apply(truth, noise) - truth for _ in range(3000)])
+    errors = np.array([step.apply(truth.copy(), noise) - truth for _ in range(3000)])
     sigma = step.sigma * 2.0**-step.fraction_bits
     assert sigma >= manifest("local").privacy.noise_multiplier * manifest("local").privacy.clip_norm
     assert errors.var() == pytest.approx(sigma**2, rel=5 * math.sqrt(2 / errors.size))
-    on_grid = np.ldexp(step.apply(truth, noise), step.fraction_bits)
+    on_grid = np.ldexp(step.apply(truth.copy(), noise), step.fraction_bits)
     assert np.array_equal(on_grid, np.rint(on_grid))
 
 
-@pytest.mark.parametrize("dtype", ["f8", "f4"])
+@pytest.mark.parametrize(("sigma", "dtype"), [(1e3, "f8"), (1e3, "f4"), (2.0**22, "f4")])
 @pytest.mark.parametrize("dimension", [0, 1, 14, (1 << 15) + 3])
 def test_a_noised_step_is_its_nearest_grid_point_and_the_integers_of_the_sampler(
-    dimension: int, dtype: str
+    dimension: int, sigma: float, dtype: str
 ) -> None:
-    step = StepNoise(fraction_bits=7, sigma=1000.0)
+    """Exactly, in the place of the total; in float64 where float32 has not all integers of this size."""
+    step = StepNoise(fraction_bits=7, sigma=sigma)
     total = np.random.default_rng(1).normal(scale=3.0, size=dimension).astype(dtype)
-    before = total.copy()
-    out = np.empty(dimension)
-    noised = step.apply(total, step.source(seeded_random(b"step")), out)
-    assert noised is out
+    before = total.astype(float)
+    noised = step.apply(total, step.source(seeded_random(b"step")))
     whole_batches = 1 << 16  # a source draws these, whatever a step takes
-    drawn = DiscreteGaussian(1000.0).sample(whole_batches, seeded_random(b"step"))[:dimension]
-    assert noised.dtype == np.float64
-    assert np.array_equal(noised, (np.rint(total.astype(float) * 128) + drawn) / 128)
-    assert np.array_equal(total, before)
+    drawn = DiscreteGaussian(sigma).sample(whole_batches, seeded_random(b"step"))[:dimension]
+    assert (noised is total) == (sigma == 1e3)
+    assert noised is total or noised.dtype == np.float64
+    assert np.array_equal(noised, (np.rint(before * 128) + drawn) / 128)
+
+
+def test_what_float32_cannot_hold_is_a_function_of_what_is_noised() -> None:
+    """Sums of 2^25 and more: whether a neighbour's total is one step off, once noised it is rounded alike."""
+    step = StepNoise(fraction_bits=10, sigma=1000.0)
+    total = np.full(1000, 2.0**16 + 2.0**-6, np.float32)
+    drawn = DiscreteGaussian(1000.0).sample(1 << 16, seeded_random(b"step"))[: len(total)]
+    exact = np.rint(total.astype(float) * 1024) + drawn
+    noised = step.apply(total, step.source(seeded_random(b"step")))
+    assert np.array_equal(noised, exact.astype(np.float32) / np.float32(1024))
 
 
 @pytest.mark.parametrize("bits", [16, 32, 64])

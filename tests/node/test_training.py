@@ -293,7 +293,7 @@ def test_local_noise_comes_with_the_gradient() -> None:
     inputs = inputs_of(agreed, table(), statistics)
     step = slow_clipped_sum(Model(LOGISTIC, 3), start, inputs, table().labels, 0.3)
     noise = step_noise(agreed, 4)
-    noised = noise.apply(step, noise.source(seeded_random(b"seed")))
+    noised = noise.apply(step.copy(), noise.source(seeded_random(b"seed")))
     assert not np.allclose(noised, step, atol=1e-3)
     contribution = trainer(agreed).contribution(start, statistics)
     assert contribution == pytest.approx(start - 0.7 / 20 * noised, abs=2 * 0.7 / 20 * 2.0**-10)

@@ -241,10 +241,33 @@ def test_epsilon_is_not_said_to_cover_private_layers_without_noise(run: Run, mod
         assert (status, "for use without p2pfl" in err) == (ExitCode.STORAGE, True)
 
 
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+def test_a_program_says_inside_what_its_card_does_not_cover(run: Run, suffix: str) -> None:
+    manifest = federation("class", PRIVATE.replace("distributed", "organisation"))
+    assert isinstance(manifest.model, DenseModel)
+    store = made(replace(manifest, model=replace(manifest.model, private=("head",))))
+    store.save_private(np.full(18, 7.0))
+    Path("node.toml").write_text("")
+    exported(run, f"hearts.{suffix}", "--private")
+    if suffix == "onnx":
+        props = pytest.importorskip("onnx").load("hearts.onnx").metadata_props
+        told = {one.key: one.value for one in props}
+    else:
+        told = {"card": "", "contains": ""}
+        torch.export.load("hearts.pt2", extra_files=told)
+    card = json.loads(told["card"])
+    assert card["federation"]["name"] == "hearts"
+    assert card["rounds"]["training_done"] == 2
+    assert card["privacy"]["layers_not_covered"] == ["1"]
+    assert told["contains"] == "own records, not noised: never to be released"
+    how = {"pt2": 'load("hearts.pt2", extra_files=told)', "onnx": '.custom_metadata_map["card"]'}
+    assert how[suffix] in Path(f"hearts.{suffix}.md").read_text()
+
+
 def test_a_program_is_loaded_as_its_card_says(run: Run) -> None:
     made(federation("number"))
     exported(run, "hearts.pt2")
-    assert 'torch.export.load("hearts.pt2").module()(records)' in Path("hearts.pt2.md").read_text()
+    assert "answers = program.module()(records)" in Path("hearts.pt2.md").read_text()
     records = torch.tensor([[20.0, 0, 1, 0, 0, 0, 0]], dtype=torch.float64)
     found = torch.export.load("hearts.pt2").module()(records)
     out = run("predict", "--config", "node.toml", "--data", "new.csv")[1]

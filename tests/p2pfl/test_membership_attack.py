@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from p2pfl.attacks.added import Organisations, Records
 from p2pfl.attacks.group import Group, federate
 from p2pfl.attacks.measures import Success
-from p2pfl.attacks.membership import _Steps, confidence, infer_membership
+from p2pfl.attacks.membership import confidence, infer_membership
 from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.randomness import seeded_random
 from p2pfl.gossip.manifest import (
@@ -72,6 +73,34 @@ def test_without_privacy_members_are_found() -> None:
     assert insider.caught.low > 0.3
 
 
+def test_whole_members_are_found_where_nothing_hides_them_and_else_not() -> None:
+    found = {}
+    for mode in ("none", "organisation"):
+        random, rng = seeded_random(b"attack"), np.random.default_rng(6)
+        agreed = manifest(mode, rounds=2, sampling_rate=0.9, weight_decay=0.01)
+        results = infer_membership(agreed, tables(), 40, random, rng, unit="organisation")
+        found[mode] = {(result.view, result.method): result.success.auc.value for result in results}
+    assert all(auc > 0.8 for auc in found["none"].values())
+    assert found["none"]["insider", "likelihood ratio"] > 0.95
+    assert all(auc < 0.65 for auc in found["organisation"].values())
+
+
+def test_of_an_absent_member_no_record_takes_part() -> None:
+    agreed = manifest("none", sampling_rate=1.0)
+    other = tables()[0]
+    swapped = [*tables()[:2], Table(other.features + 1, 1 - other.labels)]
+    seen, same = (federate(agreed, each, ROSTER, seeded_random(b"run"), [2]) for each in (tables(), swapped))
+    assert (seen.models == same.models).all()
+    assert (seen.statistics == same.statistics).all()
+    here = federate(agreed, tables(), ROSTER, seeded_random(b"run"))
+    assert not np.allclose(here.models[-1], seen.models[-1])
+    added = Organisations(agreed, tables(), seeded_random(b"added"))
+    assert here.statistics * 3 == pytest.approx(added.statistics.sum(axis=0), abs=0.02)
+    moved = added.of_each(here.models[0], here.statistics)
+    assert here.models[1] - here.models[0] == pytest.approx(moved.mean(axis=0), abs=1e-6)
+    assert here.others[0] - 2 * here.models[0] == pytest.approx(moved[1:].sum(axis=0), abs=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["distributed", "local"])
 def test_with_noise_they_are_not(mode: str) -> None:
     for success in attacked(mode).values():
@@ -104,7 +133,7 @@ def test_an_insider_sees_all_but_what_it_added_itself() -> None:
 def test_a_federation_without_noise_is_steps_of_all_members() -> None:
     agreed = manifest("none", sampling_rate=1.0, momentum=0.5)
     seen = federate(agreed, tables(), ROSTER, seeded_random(b"run"))
-    one, *rest = [_Steps(agreed, table) for table in tables()]
+    one, *rest = [Records(agreed, table) for table in tables()]
     assert seen.statistics * 3 == pytest.approx(
         sum(part.statistics.sum(axis=0) for part in (one, *rest)), abs=0.02
     )
@@ -121,7 +150,7 @@ def test_a_federation_without_noise_is_steps_of_all_members() -> None:
 def test_steps_are_of_the_chosen_records_clipped_and_not_noised(mode: str) -> None:
     agreed = replace(manifest(mode), privacy=replace(manifest(mode).privacy, clip_norm=0.3))
     table = tables()[0]
-    steps, statistics = _Steps(agreed, table), np.zeros(17)
+    steps, statistics = Records(agreed, table), np.zeros(17)
     model = np.linspace(-1, 1, 9)
     each = steps.of_each(model, statistics)
     assert each.sum(axis=0) == pytest.approx(steps.of_all(model, statistics))

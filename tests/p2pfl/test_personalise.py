@@ -15,6 +15,7 @@ from p2pfl.node.identity_file import save_identity
 from p2pfl.node.own_file import PERSONAL, PRIVATE, is_own
 from p2pfl.node.privacy import dimension
 from p2pfl.node.released import Released
+from p2pfl.node.rounds import status_at_start
 from p2pfl.node.store import Store
 
 IDENTITY = Identity.from_seed(bytes(range(32)))
@@ -84,6 +85,22 @@ def test_it_prints_a_table_and_what_the_file_is(run: Run) -> None:
     assert "accuracy" in out
     assert "must stay here" in err
     assert "personal accuracy: " in run(*EVALUATE[:-1])[1]
+
+
+def test_status_shows_it_beside_the_shared_model(run: Run) -> None:
+    manifest, status = node(), ("status", "--config", "node.toml")
+    with Store.open(Path("state"), IDENTITY) as store:
+        status_at_start(IDENTITY.peer_id, manifest.digest, store).write(store.directory)
+    assert json.loads(run(*status, "--json")[1])["personal"] is None
+    fitted = json.loads(run(*PERSONALISE, "--epochs", "10", "--json")[1])
+    del fitted["file"]
+    assert json.loads(run(*status, "--json")[1])["personal"] == fitted
+    out = run(*status)[1]
+    assert "personal model: the shared one of round 7, fitted to 60 own records\n" in out
+    assert f"personal model on 40 held-out records: accuracy: {fitted['personal']['accuracy']:.4f}, " in out
+    assert f"shared model on 40 held-out records: accuracy: {fitted['shared']['accuracy']:.4f}, " in out
+    (Path("state") / PERSONAL).write_bytes(b"damaged")
+    assert "personal model" not in run(*status)[1]
 
 
 def test_private_layers_are_fitted_from_where_they_are(run: Run) -> None:

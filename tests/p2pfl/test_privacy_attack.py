@@ -119,23 +119,29 @@ def test_data_needs_a_manifest(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--federation and --data go together" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (("distributed", "organisation"), "mode organisation hides whole members"),
-        (('mode = "distributed"\nepsilon = 3.0\ndelta = 1e-2', 'mode = "none"'), ""),
-    ],
-)
-def test_which_modes_a_manifest_can_be_attacked_in(
-    run: Run, tmp_path: Path, change: tuple[str, str], said: str
-) -> None:
-    text = TOML.replace(*change)
-    if not said:
-        text = re.sub(r"\w*noise_multiplier = .*\n", "", text)
+@pytest.mark.parametrize("mode", ["organisation", "none"])
+def test_what_a_manifest_hides_is_what_is_looked_for(run: Run, tmp_path: Path, mode: str) -> None:
+    text = TOML.replace("distributed", mode)
+    if mode == "none":
+        text = re.sub(r"\w*noise_multiplier = .*\n|epsilon = 3.0\n|delta = 1e-2\n", "", text)
     (tmp_path / "small.manifest").write_bytes(canonical_bytes(from_toml(text)))
-    words = ["privacy", "attack", "--federation", str(tmp_path / "small.manifest"), "--trials", "4", "--data"]
-    status = cli.main([*words, *(str(tmp_path / f"{number}.csv") for number in range(3))])
-    assert status == (ExitCode.FEDERATION if said else 0)
+    status, out, _ = run("--trials", "20", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["hidden"] == {"organisation": "organisation", "none": "record"}[mode]
+    assert list(found["modes"]) == (["none"] if mode == "none" else ["none", "organisation"])
+    if mode == "organisation":
+        claims = found["modes"]["organisation"]
+        assert 0 <= claims["canaries"]["epsilon_at_least"] < claims["canaries"]["epsilon_claimed"]
+        assert claims["canaries"]["trials"] == 8 * 20 * 2
+
+
+def test_another_unit_can_be_asked_for_and_takes_more_trials(run: Run) -> None:
+    status, out, err = run("--trials", "19", "--hidden", "organisation")
+    assert (status, out, "--trials must be from 20" in err) == (ExitCode.USAGE, "", True)
+    out = run("--trials", "20", "--hidden", "organisation")[1]
+    assert "every one of 2 others with all its records or none" in out
+    assert out.count("\n  organisation ") == 5
 
 
 def report(at_least: float) -> Report:

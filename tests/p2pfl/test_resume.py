@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from p2pfl import cli
 from p2pfl.crypto.identity import Identity
@@ -262,6 +264,22 @@ def test_an_exported_model_is_where_the_next_federation_begins(run: Run) -> None
     status, _, err = run("node", "--config", "new/node.toml")
     assert (status, err.count("\n")) == (ExitCode.DATA, 2)
     assert "model.initial: " in err
+
+
+def test_the_frozen_layers_of_the_new_federation_are_named_like_those_of_a_node(run: Run) -> None:
+    lived()
+    save_file({"0.weight": np.ones((2, 1), "f4"), "0.bias": np.ones(2, "f4")}, "layers.safetensors")
+    digest = sha256(Path("layers.safetensors").read_bytes()).hexdigest()
+    frozen = f'kind = "mlp"\nhidden = [2]\ntrain = "head"\nbackbone = "{digest}"'
+    manifest = from_toml(text("new").replace('kind = "logistic"', frozen))
+    Path("new.manifest").write_bytes(canonical_bytes(manifest))
+    status, _, err = resume(run, "old", "new", "new.manifest")
+    assert (status, "--backbone" in err) == (ExitCode.CONFIG, True)
+    status, _, err = resume(run, "old", "new", "new.manifest", "--backbone", "layers.safetensors")
+    assert status == 0, err
+    with prepared(load_config(Path("new/node.toml"), {}, {})) as ready:
+        assert ready.records is not None
+        assert ready.records.backbone is not None
 
 
 def test_an_epsilon_that_is_spent_already_is_refused(run: Run) -> None:

@@ -17,6 +17,7 @@ from real_federation import wait_until
 from p2pfl.heart_disease import HOSPITALS
 
 SMALL = ("--rounds", "8")
+LONG = ("--rounds", "400")  # not over before a test is done with it, however slow the machine
 
 
 def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -99,8 +100,8 @@ def test_the_model_is_where_it_says_and_can_be_tried(run: tuple[Path, str]) -> N
 
 @contextmanager
 def running(directory: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    """A demo and its four nodes."""
-    demo = start(directory)
+    """A demo that goes on for long, and its four nodes."""
+    demo = start(directory, *LONG)
     try:
         wait_until(lambda: len(nodes_of(directory)) == len(HOSPITALS), 240, "four nodes")
         yield demo, nodes_of(directory)

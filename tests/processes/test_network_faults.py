@@ -5,7 +5,7 @@ slow and lossy where the kernel can, and heal.
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -79,34 +79,50 @@ def waits(member: Member) -> bool:
     return "at least 3" in said[-1]
 
 
-def test_links_are_cut_and_heal_and_the_federation_unites(tmp_path: Path) -> None:
+@pytest.fixture
+def net() -> Iterator[Switched]:
     if not allowed():
         pytest.skip("this system does not let us make network namespaces (root, ip netns, veth)")
-    four = Federation(tmp_path, 4, rounds=2000)
-    first, second, third, _ = four.members
-    with Switched() as net:
-        for side, member in zip(SIDES, four.members, strict=True):
-            bootstrap = f"/ip4/{net.host('0')}/tcp/{first.port}/p2p/{first.peer}"
-            how = (four.manifest,) if member is first else (four.id, "--bootstrap", bootstrap)
-            net.start(side, member, "--federation", *how)
-        try:
-            go_on(four.members)
-            net.cut("3")
-            go_on((first, second, third))
-            net.cut("2")
-            wait_until(lambda: waits(first) and waits(second), 240, f"two are too few: {first.log}")
-            for side in SIDES:
-                net.heal(side)
-            go_on(four.members)
-            wait_until(lambda: all(len(m.status["group"]) == 4 for m in four.members), 240, "four in a group")
-            spoilt = [net.spoil(side, "delay", "40ms", "10ms", "loss", "2%") for side in SIDES]
-            go_on(four.members)
-        finally:
-            four.stop()
-    assert not any("Traceback" in member.log or "excluded" in member.log for member in four.members)
-    for member in four.members:
+    with Switched() as made:
+        yield made
+
+
+@pytest.fixture
+def four(net: Switched, tmp_path: Path) -> Iterator[Federation]:
+    made = Federation(tmp_path, 4, rounds=2000)
+    yield made
+    made.stop()
+    assert not any("Traceback" in member.log or "excluded" in member.log for member in made.members)
+    for member in made.members:
         identity = load_identity(member.directory / "identity.key")
         with Store.open(member.directory / "state", identity, readonly=True) as store:
             store.verify()
-    if not all(spoilt):
-        pytest.skip("cut and healed; but this kernel has no netem, so no link was slow or lossy")
+
+
+def start(four: Federation, net: Switched) -> None:
+    first = four.members[0]
+    for side, member in zip(SIDES, four.members, strict=True):
+        bootstrap = f"/ip4/{net.host('0')}/tcp/{first.port}/p2p/{first.peer}"
+        how = (four.manifest,) if member is first else (four.id, "--bootstrap", bootstrap)
+        net.start(side, member, "--federation", *how)
+
+
+def test_links_are_cut_and_heal_and_the_federation_unites(four: Federation, net: Switched) -> None:
+    first, second, third, _ = four.members
+    start(four, net)
+    go_on(four.members)
+    net.cut("3")
+    go_on((first, second, third))
+    net.cut("2")
+    wait_until(lambda: waits(first) and waits(second), 240, f"two are too few: {first.log}")
+    net.heal("2")
+    net.heal("3")
+    go_on(four.members)
+    wait_until(lambda: all(len(m.status["group"]) == 4 for m in four.members), 240, "four in a group")
+
+
+def test_over_slow_and_lossy_links_rounds_complete(four: Federation, net: Switched) -> None:
+    if not all(net.spoil(side, "delay", "40ms", "10ms", "loss", "2%") for side in SIDES):
+        pytest.skip("this kernel makes no link slow or lossy (tc netem)")
+    start(four, net)
+    go_on(four.members, 5)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from p2pfl import cli, figures
-from p2pfl.simulation import sweep as sweeping
+from p2pfl.simulation import runs
 from p2pfl.simulation.experiment import Sweep, read
 from p2pfl.simulation.plots import ALONG, MEASURES, MOST_LINES, curves, plots
 from p2pfl.simulation.report import Again, page, write
@@ -226,7 +226,7 @@ def test_hospitals_are_drawn_by_name_and_crowds_are_not() -> None:
 @pytest.fixture
 def in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """No processes of its own for a sweep."""
-    monkeypatch.setattr(sweeping, "cores", lambda count: ThreadPoolExecutor(1))
+    monkeypatch.setattr(runs, "cores", lambda count: ThreadPoolExecutor(1))
 
 
 SIMULATE: Final = [

@@ -81,7 +81,7 @@ def test_what_was_finished_before_a_failure_stays(tmp_path: Path) -> None:
     failing = TEXT.replace("[4, 6]", "[4, 9000]")
     with pytest.raises(PartitionError):
         perform(sweep(failing), tmp_path, Here(), lambda *_: None)
-    assert all(json.loads(line)["rows"] for line in (tmp_path / RUNS).read_text().splitlines())
+    assert all(json.loads(line)["result"] for line in (tmp_path / RUNS).read_text().splitlines())
 
 
 def test_results_are_one_tidy_table(tmp_path: Path) -> None:

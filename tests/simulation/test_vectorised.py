@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.randomness import seeded_random
@@ -146,3 +147,55 @@ def test_a_run_follows_from_its_seed() -> None:
     one, same, other = (list(federation(manifest, setting, seed).run()) for seed in (1, 1, 2))
     assert one == same
     assert one != other
+
+
+class Placed(TorchFunctionMode):
+    """Lets no tensor be made that is not told where, as none may be where there is a GPU."""
+
+    FACTORIES: ClassVar = {
+        getattr(torch, name)
+        for name in (
+            "arange",
+            "empty",
+            "eye",
+            "full",
+            "linspace",
+            "ones",
+            "rand",
+            "randint",
+            "randn",
+            "tensor",
+            "zeros",
+        )
+    }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in self.FACTORIES or (kwargs or {}).get("device") is not None, func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("averaging", ["groups", "neighbours"])
+@pytest.mark.parametrize("sampling", ["poisson", "fixed"])
+@pytest.mark.parametrize("attack", ["noise", "labels"])
+def test_every_tensor_is_told_where_it_is(averaging: Any, sampling: Any, attack: Any) -> None:
+    private = replace(HEART, privacy=HEART.privacy.with_mode("local"))
+    manifest = with_training(calibrated(private), local_steps=2, proximal=0.1, momentum=0.1, weight_decay=0.1)
+    setting = Setting(
+        nodes=6, averaging=averaging, sampling=sampling, attack=attack, attackers=1, offline=0.3
+    )
+    ours = federation(manifest, setting)
+    with Placed():
+        ours.step()
+        ours.outcome(1.0)
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_auto_does_without() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ManifestError, match=r"simulation\.device: no GPU"):
+        federation(PLAIN, replace(NATURAL, device="cuda"))
+    cpu, auto = federation(PLAIN, NATURAL), federation(PLAIN, replace(NATURAL, device="auto"))
+    assert cpu.step() == auto.step()
+    assert torch.equal(cpu.population.parameters, auto.population.parameters)
+    with pytest.raises(ManifestError, match="is of engine"):
+        replace(NATURAL, engine="exact", device="auto")

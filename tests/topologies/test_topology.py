@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfl.topologies import files
-from p2pfl.topologies.analysis import compare, report
+from p2pfl.topologies.analysis import compare, cut_vertices, diameter, report
 from p2pfl.topologies.errors import TopologyError
 from p2pfl.topologies.grouped import grouped
 from p2pfl.topologies.mixing import SCHEMES, spectral_gap
@@ -312,3 +312,12 @@ def test_the_code_on_the_page_runs(tmp_path: Path) -> None:
     (tmp_path / "two_hubs.py").write_text(own)
     drawn = topology(f"{tmp_path / 'two_hubs.py'}:two_hubs", 24, code=True)
     assert len(report(drawn).cut_vertices) == 2
+
+
+@given(count=st.integers(2, 14), edges=st.floats(0.3, 1.0), seed=st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_what_is_known_of_dense_graphs_is_so(count: int, edges: float, seed: int) -> None:
+    graph = nx.gnp_random_graph(count, edges, seed=seed)
+    graph.add_edges_from((node, node) for node in range(seed % 3))  # a loop is no neighbour
+    assert diameter(graph) == (nx.diameter(graph) if nx.is_connected(graph) else None)
+    assert {cut.node for cut in cut_vertices(graph)} == {str(node) for node in nx.articulation_points(graph)}

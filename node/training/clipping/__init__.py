@@ -4,6 +4,7 @@ gradient      the sum; the only way in
 bookkeeping   one forward and one backward pass for a whole batch
 layers        what each kind of layer makes of its input and the gradient at its output
 terms         gradients of one parameter: their norms, and their weighted sum
+sums          what is added up in which precision, so that rounding stays small beside the clip norm
 per_record    for modules that have to be taken a record at a time
 recurrent     GRU and LSTM that the first way can take
 parameters    a module's parameters as one vector

@@ -5,11 +5,8 @@ the sum nor breaks the bound C. Such records are counted.
 
 How well C bounds one record's part of the sum in spite of rounding: it stays below C (1 + 2^-10) in float32
 and C (1 + 2^-40) in float64. Norms err upwards (:mod:`.terms`); the rest is the rounding of what is summed.
-
-What a record changes when it comes or goes is more than its part: every partial sum after it rounds anew.
-With u the unit of rounding, adding N parts of norm C or less, in any order and in blocks of any size, is off
-by at most u C N² / 2, and twice that is between two sums. In float32 (u = 2^-24) that is 2^-10 C for 128
-records: sums of more are taken in float64, where it is 2^-13 C for 2^20 records, the most there are.
+What a record changes when it comes or goes is a little more, as the others are then rounded in other company:
+:mod:`.sums`.
 """
 
 import logging
@@ -27,6 +24,7 @@ from p2pfl.node.training.clipping.bookkeeping import BookKeeping, Losses, Unsupp
 from p2pfl.node.training.clipping.chain import Chain
 from p2pfl.node.training.clipping.parameters import Parameters, Slot
 from p2pfl.node.training.clipping.per_record import PerRecord
+from p2pfl.node.training.clipping.sums import Sum, block, even
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +32,8 @@ SMALLEST_CLIP_NORM: Final = 1e-15
 """The square of a smaller one comes too near the smallest float32."""
 MEMORY: Final = 1 << 26
 """Bytes. More is slower where the caches are left behind and fresh pages are asked for."""
-FEW: Final = 128
-"""Records whose parts may be added up in float32."""
+_SMALL: Final = 1 << 13
+"""Parameters. Where they are so few, a sum in float64 is quicker than one in blocks."""
 _MARGIN: Final = 256
 """Units of rounding added to a squared norm: more than a sum of squares, a root and a quotient lose."""
 
@@ -94,34 +92,36 @@ class ClippedGradient:
         self, inputs: Tensor, targets: Tensor, clip_norm: float, out: Tensor | None = None
     ) -> Tensor:
         """The sum over the records (``inputs[i]``, ``targets[i]``), shape (dimension,), in float64 where
-        there are more than FEW; written to ``out`` if there is one.
+        float32 is not enough for so many; written to ``out`` if there is one.
 
         Zero without records. An infinite ``clip_norm`` clips nothing; one below 1e-15 raises ValueError.
         """
         if not clip_norm >= SMALLEST_CLIP_NORM:
             raise ValueError(f"a clip norm is at least {SMALLEST_CLIP_NORM}, not {clip_norm}")
         self._refuse_mixing()
-        dtype = torch.float64 if len(inputs) > FEW else self.vector.dtype
-        total = torch.empty_like(self.vector, dtype=dtype)
         with torch.no_grad():
             try:
-                self._sum(inputs, targets, clip_norm, total)
+                total = self._sum(inputs, targets, clip_norm, out)
             except Unsupported as reason:
                 self._fall_back(reason)
-                self._sum(inputs, targets, clip_norm, total)
-        return total if out is None else out.copy_(total)
+                total = self._sum(inputs, targets, clip_norm, out)
+        return total if out is None or out is total else out.copy_(total)
 
-    def _sum(self, inputs: Tensor, targets: Tensor, clip_norm: float, total: Tensor) -> None:
-        total.zero_()
+    def _sum(self, inputs: Tensor, targets: Tensor, clip_norm: float, out: Tensor | None) -> Tensor:
         self.left_out = 0
-        if len(inputs) == 0:
-            return
-        if self._engine is None:
+        if self._engine is None and len(inputs):
             self._engine = self._chosen(inputs[[0, -1]], targets[[0, -1]])
-        blocks = -(-len(inputs) // self._block)
-        for part in zip(inputs.chunk(blocks), targets.chunk(blocks), strict=True):
-            if clip_norm != math.inf or not self._add_whole(*part, total):
-                self._add_clipped(*part, clip_norm, total)
+        parts = list(even(len(inputs), max(1, self._block)))
+        most, dtype = block([part.stop - part.start for part in parts]), self.vector.dtype
+        single = most is not None and (len(inputs) <= most or self.dimension > _SMALL)
+        if dtype == torch.float64 or not single:
+            most, dtype = None, torch.float64
+        fits = out is not None and out.dtype == dtype and out.shape == self.vector.shape
+        sum_ = Sum(out if out is not None and fits else torch.empty_like(self.vector, dtype=dtype), most)
+        for part in parts:
+            if clip_norm != math.inf or not self._add_whole(inputs[part], targets[part], sum_.total):
+                self._add_clipped(inputs[part], targets[part], clip_norm, sum_)
+        return sum_.total
 
     def _chosen(self, inputs: Tensor, targets: Tensor) -> BookKeeping | Chain:
         """The quickest way that is right for the module, going by two records. Raises Unsupported."""
@@ -152,7 +152,7 @@ class ClippedGradient:
         self._engine = PerRecord(self._module, self._losses, self._parameters)
         self._block = self._records(self._engine.bytes_per_record)
 
-    def _add_clipped(self, inputs: Tensor, targets: Tensor, clip_norm: float, total: Tensor) -> None:
+    def _add_clipped(self, inputs: Tensor, targets: Tensor, clip_norm: float, total: Sum) -> None:
         if len(inputs) == 0:
             return
         assert self._engine is not None
@@ -168,9 +168,7 @@ class ClippedGradient:
                 self._add_clipped(inputs[finite], targets[finite], clip_norm, total)
                 return
         lowered = clip_norm * (1 - _MARGIN * torch.finfo(squared.dtype).eps)
-        factors = squared.rsqrt_().mul_(lowered).clamp_(max=1.0).to(total.dtype)
-        for slot, term in terms:
-            term.add_to(total[slot.start : slot.stop], factors)
+        total.add(terms, squared.rsqrt_().mul_(lowered).clamp_(max=1.0))
 
     def _add_whole(self, inputs: Tensor, targets: Tensor, total: Tensor) -> bool:
         """Without clipping, in an ordinary backward pass; False, and nothing added, if that is not finite."""

@@ -44,6 +44,9 @@ class Term(Protocol):
     def add_to(self, total: Tensor, factors: Tensor) -> None:
         """``total`` += Σ factor · gradient; shapes (n,) and (B,), both of the dtype to add in."""
 
+    def some(self, records: slice) -> "Term":
+        """Those of some of the records."""
+
     def explicit(self) -> "Explicit":
         """The same gradients, written out."""
 
@@ -66,6 +69,9 @@ class Explicit:
 
     def add_to(self, total: Tensor, factors: Tensor) -> None:
         total.addmv_(self.gradients.T.to(total.dtype), factors)
+
+    def some(self, records: slice) -> "Explicit":
+        return Explicit(self.gradients[records])
 
     def explicit(self) -> "Explicit":
         return self
@@ -92,6 +98,9 @@ class Product:
         left = self.left * factors[:, None]
         right = self.right.to(total.dtype)
         total.view(left.shape[1], right.shape[1]).addmm_(left.T, right)
+
+    def some(self, records: slice) -> "Product":
+        return Product(self.left[records], self.right[records])
 
     def explicit(self) -> Explicit:
         return self.outer().explicit()
@@ -124,11 +133,12 @@ class Outer:
 
     def add_to(self, total: Tensor, factors: Tensor) -> None:
         left = (self.left * factors[:, None, None, None]).transpose(0, 1).flatten(1, 2)
-        right = self.right.transpose(0, 1).flatten(1, 2).to(total.dtype)
-        if len(left) == 1:
-            total.view(left.shape[2], right.shape[2]).addmm_(left[0].T, right[0])
-        else:
-            total.view(len(left), left.shape[2], right.shape[2]).baddbmm_(left.mT, right)
+        right = self.right.transpose(0, 1).flatten(1, 2)
+        # In float32 so many more additions than records would be off by more than sums of records may be.
+        total += (left.mT.double() @ right.double()).flatten()
+
+    def some(self, records: slice) -> "Outer":
+        return Outer(self.left[records], self.right[records])
 
     def explicit(self) -> Explicit:
         return Explicit((self.left.mT @ self.right).flatten(1))
@@ -155,6 +165,9 @@ class Turned:
         part = torch.zeros_like(total)
         self.term.add_to(part, factors)
         total.view(self.shape).mT.add_(part.view_as(total.view(self.shape).mT))
+
+    def some(self, records: slice) -> "Turned":
+        return Turned(self.term.some(records), self.shape)
 
     def explicit(self) -> Explicit:
         first, second, third = self.shape
@@ -193,6 +206,9 @@ class Scattered:
     def add_to(self, total: Tensor, factors: Tensor) -> None:
         records, touched, sums = self._touched
         total.view(self.rows, -1).index_add_(0, touched, sums * factors[records, None])
+
+    def some(self, records: slice) -> "Scattered":
+        return Scattered(self.indices[records], self.values[records], self.rows)
 
     def explicit(self) -> Explicit:
         return self.outer().explicit()
