@@ -15,11 +15,12 @@ manifest asks for a grid that a roster does not fill, the groups of that epoch a
 **Falling behind.** Neighbours say which round they are in. A round is over without us once so many of our
 group have left it, and more than ``colluders``, that those who remain are fewer than the minimum. Before we
 are asked for a contribution that ends it for us at once (Skipped); after that only when they are two rounds
-on, since one round back everybody still answers. Whoever missed a round has to learn of its sum first, and would
-be late for the next by that, for ever: left behind again and again, it begins rounds before the others do. A node without a group in a round, or with too few of it
-connected, follows :func:`enough <p2pfl.gossip.neighbours.enough>` of the neighbours in the epoch. If the
-group stays away while a newcomer waits for the next epoch, or has another roster for ``round_seconds``, the
-epoch ends early: halves of a federation that closed different rosters unite in the next one.
+on, since one round back everybody still answers. Whoever missed a round has to learn of its sum first, and
+would be late for the next by that, for ever: left behind again and again, it begins rounds before the others
+do. A node without a group in a round, or with too few of it connected, follows :func:`enough
+<p2pfl.gossip.neighbours.enough>` of the neighbours in the epoch. If the group stays away while a newcomer
+waits for the next epoch, or has another roster for ``round_seconds``, the epoch ends early: halves of a
+federation that closed different rosters unite in the next one.
 
 **Excluded.** Who is excluded (:mod:`p2pfl.gossip.exclusions`) is lost to every round from the moment
 we learn of it: what comes over its connection is refused, and a group that it leaves too small ends the epoch
@@ -37,7 +38,7 @@ import networkx as nx  # type: ignore[import-untyped]  # ships no type informati
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes
-from p2pfl.gossip.deadlines import OwnTime, Patience, Phase
+from p2pfl.gossip.deadlines import LEAST_SECONDS, OwnTime, Patience, Phase
 from p2pfl.gossip.epoch import Epoch, EpochMachine
 from p2pfl.gossip.epoch_messages import EPOCH_MESSAGES, EpochMessage
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
@@ -276,7 +277,10 @@ class Participant:
             self._pass(current, event, now)
 
     def _held_until(self, current: _Round) -> float:
-        return current.begun + (self._timing.round_seconds if self._ahead else 0.0)
+        if not self._ahead:
+            return current.begun
+        rounds = 2 * (self._ahead + 1) * self._patience.durations.usual(Phase.READY)
+        return current.begun + min(self._timing.round_seconds, max(2 * LEAST_SECONDS, rounds))
 
     def _prepare(self, current: _Round, prepared: Prepared, now: float) -> None:
         """We are prepared, and so is the time: others are in this round, or we have not hurried ahead."""
@@ -314,7 +318,6 @@ class Participant:
             if isinstance(effect, Contribute):
                 to.asked = self._epochs.committed = True
             elif outcome:
-                self._ahead = 0
                 if isinstance(effect, Completed):
                     self._behind = max(0, self._behind - 1)
                 self._end()
@@ -365,17 +368,16 @@ class Participant:
     def _hurry(self, left: _Round) -> None:
         """After we were left behind again and again, aim at a round that the others have yet to begin."""
         self._behind = min(self._behind + 1, MOST_HURRY)
-        self._ahead = 0
         if self._behind > 1 and not self._same_state(left.group, left.epoch):
             self._ahead = min(1 << (self._behind - 2), MOST_HURRY)
-            end = (left.epoch.number + 1) * self._timing.epoch_rounds
-            self._go_to(max(self._next, min(self._epochs.reached() + self._ahead, end)))
+            last = (left.epoch.number + 1) * self._timing.epoch_rounds - 1
+            self._go_to(max(self._next, min(self._epochs.reached() + self._ahead, last)))
 
     def _enter(self, epoch: Epoch | None) -> None:
         """Another epoch, or none."""
         if self._current is not None:
             self._give_up(self._current, "the roster of the epoch was replaced")
-        self._epoch = epoch
+        self._epoch, self._ahead = epoch, 0
         if epoch is not None:
             self._groups = self._schedule(epoch)
             first = epoch.number * self._timing.epoch_rounds
@@ -399,7 +401,7 @@ class Participant:
             if self._previous is not None:
                 self._out += self._previous.machine.conclude()
             self._previous = self._current
-        self._current, self._epochs.committed = None, False
+        self._current, self._epochs.committed, self._ahead = None, False, 0
         self._go_to(self._next + 1)
 
     def _give_up(self, current: _Round, reason: str) -> None:

@@ -43,6 +43,9 @@ _NOT_REACHABLE = (
     " or ask a member that everybody reaches to set network.relay"
 )
 
+_AROUND_IPV4: Final = tuple(map(ipaddress.ip_network, ("2002::/16", "64:ff9b::/96", "64:ff9b:1::/48")))
+"""IPv6 addresses that a gateway turns into IPv4 ones, which may be private (6to4, NAT64)."""
+
 State = Literal["reached", "failed", "untried"]
 Probe = Callable[[str, Callable[[str], bool]], Awaitable[None]]
 Ask = Callable[[PeerId, str, bytes, int], Awaitable[bytes]]
@@ -164,7 +167,8 @@ def _same(ip: str, observed: str | None) -> bool:
 
 def _public(ip: str) -> bool:
     address = _plain(ip)
-    return address.is_global and not address.is_multicast
+    hidden = any(address in network for network in _AROUND_IPV4)
+    return address.is_global and not address.is_multicast and not hidden
 
 
 def _plain(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -45,10 +45,14 @@ class _Record:
 
 
 class Records:
-    """Who said to be where, by key; the oldest first."""
+    """Who said to be where; the oldest first. What a request costs does not grow with what is kept: anybody
+    may send thousands.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[tuple[bytes, PeerId], _Record] = {}
+        self._at: dict[bytes, dict[PeerId, _Record]] = {}  # the same, by key
+        self._from: dict[str, dict[tuple[bytes, PeerId], None]] = {}  # and by who left them
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -58,14 +62,26 @@ class Records:
         said before.
         """
         now = trio.current_time()
-        self._kept = {place: record for place, record in self._kept.items() if record.until > now}
-        self._kept.pop((key, peer), None)
-        if Counter(record.host for record in self._kept.values())[host] >= MAX_RECORDS_OF_A_HOST:
-            del self._kept[next(place for place, record in self._kept.items() if record.host == host)]
+        while self._kept and next(iter(self._kept.values())).until <= now:
+            self._drop(*next(iter(self._kept)))
+        if (key, peer) in self._kept:
+            self._drop(key, peer)
+        if len(own := self._from.get(host, {})) >= MAX_RECORDS_OF_A_HOST:
+            self._drop(*next(iter(own)))
         if len(self._kept) >= MAX_RECORDS:
-            crowd = Counter(record.host for record in self._kept.values()).most_common(1)[0][0]
-            del self._kept[next(place for place, record in self._kept.items() if record.host == crowd)]
-        self._kept[key, peer] = _Record(tuple(addresses), host, now + RECORD_SECONDS)
+            crowd = max(self._from.values(), key=len)
+            self._drop(*next(iter(crowd)))
+        record = _Record(tuple(addresses), host, now + RECORD_SECONDS)
+        self._kept[key, peer] = self._at.setdefault(key, {})[peer] = record
+        self._from.setdefault(host, {})[key, peer] = None
+
+    def _drop(self, key: bytes, peer: PeerId) -> None:
+        host = self._kept.pop((key, peer)).host
+        del self._at[key][peer], self._from[host][key, peer]
+        if not self._at[key]:
+            del self._at[key]
+        if not self._from[host]:
+            del self._from[host]
 
     def of(self, key: bytes) -> dict[PeerId, tuple[str, ...]]:
         """Those who are at ``key``, so many as fit an answer: the latest from each IP address, then the one
@@ -73,8 +89,8 @@ class Records:
         """
         now, turns = trio.current_time(), Counter[str]()
         found: list[tuple[int, PeerId, tuple[str, ...]]] = []
-        for (place, peer), record in reversed(self._kept.items()):
-            if place == key and record.until > now:
+        for peer, record in reversed(self._at.get(key, {}).items()):
+            if record.until > now:
                 found.append((turns[record.host], peer, record.addresses))
                 turns[record.host] += 1
         found.sort(key=lambda each: each[0])

@@ -12,8 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``p2pfl rendezvous``."""
     parser.description = (
         "Run a small Kademlia node of libp2p at which members of any federation leave their addresses and"
-        " look for each other's: what network.rendezvous names. It keeps addresses for a day, in memory, learns no"
-        " federation's id and no data, and needs neither ticket nor manifest. Stop it with Ctrl-C or SIGTERM."
+        " look for each other's: what network.rendezvous names. It keeps addresses for a day, in memory,"
+        " learns no federation's id and no data, and needs neither ticket nor manifest. Stop it with Ctrl-C"
+        " or SIGTERM."
     )
     parser.add_argument(
         "--identity",

@@ -1,11 +1,13 @@
 """What a member can do with keys of its own making, and what others signed elsewhere."""
 
+from dataclasses import replace
+
 import pytest
 from connected import IDENTITIES, PEERS
 from epochs import FEDERATION
 from hypothesis import given
 from hypothesis import strategies as st
-from test_exclusion import opened, two_presences
+from test_exclusion import accusation, opened, two_presences
 from test_revocations import NEW, NEWER, OTHER, retirement, revocation
 
 from p2pfl.crypto.identity import Identity, PeerId
@@ -127,6 +129,13 @@ def test_keys_of_one_place_that_contradict_themselves_leave_room_for_the_issuers
     assert PEERS[5] in machine.excluded
 
 
+def test_accusations_take_no_room_of_revocations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfl.gossip.exclusions.MAX_ROSTER", 1)
+    known = Exclusions([accusation(2, by=1)])
+    assert known.add(accusation(3, by=1)) is None
+    assert known.add(revocation(4)) == frozenset({PEERS[4]})
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_nobody_is_cut_off_for_telling_of_two_successors(turned: bool) -> None:
     """One successor has a ticket of its own, the other that of the key before: others must believe whoever
@@ -144,15 +153,8 @@ def test_nobody_is_cut_off_for_telling_of_two_successors(turned: bool) -> None:
     for each in (machine, other):
         assert {old.peer_id, NEW.peer_id} <= each.excluded or {old.peer_id, NEWER.peer_id} <= each.excluded
     for ground in machine._exchange.excluded.grounds:
-        other.handle(Received(PEERS[1], type(ground)(PEERS[1], *_fields(ground))), 1.2)
+        other.handle(Received(PEERS[1], replace(ground, author=PEERS[1])), 1.2)
     assert other.excluded == machine.excluded == {old.peer_id, NEW.peer_id, NEWER.peer_id}
-
-
-def _fields(ground: object) -> tuple[object, ...]:
-    if isinstance(ground, Retirement):
-        return (ground.credentials,)
-    assert isinstance(ground, Accusation)
-    return ground.ticket, ground.messages
 
 
 @given(st.permutations(range(4)))

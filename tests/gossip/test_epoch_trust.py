@@ -1,5 +1,6 @@
 """What a node believes of what others say about epochs: liars, tickets, and one machine by hand."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from p2pfl.gossip.events import (
 )
 from p2pfl.gossip.evidence import Accusation, without_payload
 from p2pfl.gossip.presences import Author, PresenceSet
+from p2pfl.gossip.simulation import steady
 from p2pfl.gossip.wire import Message
 
 # Liars.
@@ -397,3 +399,17 @@ def test_driver_errors() -> None:
         machine.finish(0.0)
     with pytest.raises(LocalProtocolError, match="no event of an epoch"):
         machine.handle(Contribution(0, np.zeros(1, np.uint32)), 0.0)
+
+
+def test_a_few_who_withhold_a_presence_keep_nobody_out() -> None:
+    """All to whom the author's only neighbour may happen to pass it on; digests bring it to the others."""
+    author, usual = PEERS[6], steady(0.05)
+
+    def link(one: PeerId, other: PeerId, message: Message, rng: np.random.Generator) -> Iterable[float]:
+        shown = message.presences if isinstance(message, Presences) else (message,)
+        about = any(isinstance(each, Presence) and each.author == author for each in shown)
+        return () if about and one in PEERS[:3] else usual(one, other, message, rng)
+
+    apart = frozenset((6, number) for number in range(5))
+    federation = Federation(7, apart=apart, link=link, colluders=3).start_all().run(20)
+    assert federation.agreed(0) == federation.agreed(1) == set(range(7))

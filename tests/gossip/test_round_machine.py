@@ -15,6 +15,7 @@ from p2pfl.gossip.events import (
     Contribution,
     Effect,
     Evidence,
+    PeerFound,
     PeerLost,
     Prepared,
     Received,
@@ -110,6 +111,16 @@ def test_a_proposal_that_leaves_out_a_lost_member_is_accepted() -> None:
     it.handle(Received(GROUP[2], ready(2)), 0.0)
     it.handle(PeerLost(GROUP[2]), 0.05)
     assert kinds(it.handle(propose(0, ready(0), ours, ready(3)), 0.1)) == {(Bundle, 0)}
+
+
+def test_one_who_is_not_on_the_roster_calls_nobody_away_at_once() -> None:
+    """Others may have passed the commitment point, and need us. More than c of them do call us away."""
+    it, ours = prepared()
+    it.handle(PeerLost(GROUP[2]), 0.05)
+    it.handle(propose(0, ready(0), ours, ready(3)), 0.1)
+    it.handle(PeerFound(GROUP[2]), 0.1)
+    assert kinds(it.handle(Received(GROUP[2], ready(2, attempt=1)), 0.15)) == set()
+    assert kinds(it.handle(Received(GROUP[3], ready(3, attempt=1)), 0.2)) == {(Ready, 1)}
 
 
 def test_a_proposal_that_leaves_out_a_silent_member_has_to_wait() -> None:

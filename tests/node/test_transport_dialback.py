@@ -83,6 +83,15 @@ def test_only_where_the_asker_is_known_to_be_is_dialled(
     assert bool(internet.dialled) == dialled
 
 
+@pytest.mark.parametrize("ip", ["64:ff9b::a00:5", "64:ff9b:1::a00:5", "2002:a00:5::1"])
+def test_nor_a_private_address_inside_a_public_one(ip: str) -> None:
+    """A gateway may make 10.0.0.5 of it."""
+    internet = Internet()
+    internet.names["hidden.example"] = ip
+    assert results(internet, "/dns/hidden.example" + PORT)[0][0] == "failed"
+    assert not internet.dialled
+
+
 def test_why_it_failed_is_said_of_the_askers_own_address_only() -> None:
     internet = Internet()
     internet.up = set()

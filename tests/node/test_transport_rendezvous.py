@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from random import Random
 
 import pytest
 import trio
@@ -177,6 +178,26 @@ def test_records_end_and_one_host_cannot_crowd_the_others_out() -> None:
         assert records.of(KEY) == {}
         records.keep(KEY, SOUTH.peer_id, [at(4)], "192.0.2.3")
         assert len(records) == 1
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_whatever_is_left_the_bounds_hold_and_nothing_stays_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfl.node.transport_rendezvous.MAX_RECORDS", 40)
+    monkeypatch.setattr("p2pfl.node.transport_rendezvous.MAX_RECORDS_OF_A_HOST", 8)
+
+    async def main() -> None:
+        records, draw = Records(), Random(1)
+        for _ in range(2000):
+            key, peer, host = bytes([draw.randrange(5)]), PeerId(str(draw.randrange(90))), draw.randrange(12)
+            records.keep(key, peer, [at(1)], f"192.0.2.{host}")
+            assert next(iter(records.of(key))) == peer
+            assert len(records) <= 40
+            assert sum(len(records.of(bytes([each]))) for each in range(5)) == len(records)
+            await trio.sleep(RECORD_SECONDS / 30)
+        await trio.sleep(RECORD_SECONDS)
+        records.keep(KEY, NORTH.peer_id, [at(1)], "192.0.2.1")
+        assert (len(records._kept), len(records._at), len(records._from)) == (1, 1, 1)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 

@@ -88,6 +88,13 @@ def net() -> Iterator[Switched]:
 
 
 @pytest.fixture
+def slow(net: Switched) -> Switched:
+    if not all(net.spoil(side, "delay", "40ms", "10ms", "loss", "2%") for side in SIDES):
+        pytest.skip("this kernel makes no link slow or lossy (tc netem)")
+    return net
+
+
+@pytest.fixture
 def four(net: Switched, tmp_path: Path) -> Iterator[Federation]:
     made = Federation(tmp_path, 4, rounds=2000)
     yield made
@@ -121,8 +128,6 @@ def test_links_are_cut_and_heal_and_the_federation_unites(four: Federation, net:
     wait_until(lambda: all(len(m.status["group"]) == 4 for m in four.members), 240, "four in a group")
 
 
-def test_over_slow_and_lossy_links_rounds_complete(four: Federation, net: Switched) -> None:
-    if not all(net.spoil(side, "delay", "40ms", "10ms", "loss", "2%") for side in SIDES):
-        pytest.skip("this kernel makes no link slow or lossy (tc netem)")
-    start(four, net)
+def test_over_slow_and_lossy_links_rounds_complete(slow: Switched, four: Federation) -> None:
+    start(four, slow)
     go_on(four.members, 5)
