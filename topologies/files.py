@@ -5,6 +5,7 @@ A file names its nodes. Attributes that mean something here: ``region`` (text), 
 """
 
 import csv
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -32,9 +33,10 @@ def is_file(source: str) -> bool:
 def read(source: str | Path) -> nx.Graph:
     """The graph in the file ``source``, or the shipped one of that name; nodes are texts.
 
-    ``.graphml``: as networkx writes it. ``.edges``: two names a line, then attributes, ``#`` begins a
-    comment. ``.csv``: the adjacency matrix, the first row and the first column its names; 0 or nothing is no
-    edge; unlike halves make it directed (row: from, column: to). Raises TopologyError saying what is wrong.
+    ``.graphml``: as networkx writes it. ``.edges``: two names without spaces a line, then numbers or
+    ``{…}``, which mean nothing here; ``#`` begins a comment. ``.csv``: the adjacency matrix, the first row
+    and the first column its names; 0 or nothing is no edge, any other number one; unlike halves make it
+    directed (row: from, column: to). Raises TopologyError saying what is wrong.
     """
     path = _path(source)
     try:
@@ -75,13 +77,24 @@ def _graphml(path: Path) -> nx.Graph:
 
 def _edges(path: Path) -> nx.Graph:
     graph: nx.Graph = nx.Graph()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         words = line.partition("#")[0].split()
         if len(words) == 1:
             raise TopologyError(f"{path}, line {number}: an edge has two ends")
+        if words[2:] and not words[2].startswith("{") and not all(map(_is_number, words[2:])):
+            raise TopologyError(
+                f"{path}, line {number}: {words[2]!r} behind two names; names with spaces need .csv"
+            )
         if words:
             graph.add_edge(words[0], words[1])
     return graph
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _csv(path: Path) -> nx.Graph:
@@ -107,7 +120,7 @@ def _csv(path: Path) -> nx.Graph:
 def _row(path: Path, number: int, row: Sequence[str], count: int) -> list[bool]:
     if len(row) != count + 1:
         raise TopologyError(f"{path}, line {number}: {len(row) - 1} entries for {count} nodes")
-    try:
-        return [float(entry or 0) != 0 for entry in row[1:]]
-    except ValueError:
-        raise TopologyError(f"{path}, line {number}: entries are numbers, 0 for no edge") from None
+    entries = [entry.strip() or "0" for entry in row[1:]]
+    if not all(map(_is_number, entries)):
+        raise TopologyError(f"{path}, line {number}: entries are numbers, 0 for no edge")
+    return [float(entry) != 0 for entry in entries]

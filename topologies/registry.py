@@ -89,7 +89,8 @@ def topology(
     ``source``: a family of :func:`entries`; a graph file (``.graphml``, ``.csv``, ``.edges``) or the name of
     a shipped one; with ``code=True`` also ``module:function`` or ``file.py:function``, which **runs that
     code**: only for what the person at the keyboard typed, never for a manifest or a peer; a family itself;
-    or a graph. ``nodes``: how many, their names, or a graph whose node attributes (``region``, …) are used.
+    or a graph. ``nodes``: how many, their names, or a graph whose node attributes (``region``, …) are used; a
+    file must have as many, and takes the order of the names if they are its own.
     ``seed``: a number, or a beacon. ``fresh``: drawn anew every round. ``parameters``: of the family.
 
     Raises TopologyError with what is wrong and what there is.
@@ -150,10 +151,13 @@ def _entry(source: str | Family, code: bool) -> Entry | None:
 def _read(source: str, nodes: object, parameters: Mapping[str, Any]) -> Topology:
     if parameters:
         raise TopologyError(f"{source} is a file and takes no {', '.join(parameters)}")
-    graph = files.read(source)
+    graph, names = files.read(source), None
+    if isinstance(nodes, Sequence):
+        names = list(nodes) if set(nodes) == set(graph) else None
+        nodes = len(nodes)
     if isinstance(nodes, int) and nodes != len(graph):
         raise TopologyError(f"{source} has {len(graph)} nodes, not {nodes}")
-    return replace(topology_of(Path(source).stem, graph), family=source)
+    return replace(topology_of(Path(source).stem, graph, names), family=source)
 
 
 def _nodes(nodes: int | Sequence[str] | nx.Graph) -> tuple[list[str], dict[str, dict[str, Any]]]:

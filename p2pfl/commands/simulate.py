@@ -241,7 +241,8 @@ class _Told:
     def __call__(self, done: int, total: int) -> None:
         if self._progress is None:
             self._progress = Progress(total - done)
-            self._progress.begin(f"{total} runs, {done} of them finished before" if done else f"{total} runs")
+            runs = "1 run" if total == 1 else f"{total} runs"
+            self._progress.begin(f"{runs}, {done} of them finished before" if done else runs)
         else:
             self._progress.step()
         if done == total:

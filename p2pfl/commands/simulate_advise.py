@@ -187,8 +187,10 @@ def _lines(advice: "Advice", options: argparse.Namespace, problem: "Problem") ->
 
     chosen, roster = advice.chosen, advice.roster
     yield f"that is: {chosen.choice.among(options.nodes)}"
-    yield f"accuracy: {_accuracy(chosen)} of a node's own model, over {len(chosen.accuracy)} seeds"
-    yield from _compared(chosen, options, problem)
+    expected, seeds = advice.expected, len(chosen.accuracy)
+    yield f"accuracy: {_accuracy(expected)} of a node's own model, over {seeds} new seeds"
+    yield f"  {_accuracy(chosen)} over those that chose it, and that all below are compared over"
+    yield from _compared(expected, options, problem)
     yield f"cost: {chosen.choice.rounds} training rounds; a node sends {_megabytes(chosen)} MB in them"
     yield f"noise: {advice.manifest.privacy.noise_multiplier:.3g} times the clip norm in every sum"
     yield (
@@ -205,7 +207,7 @@ def _lines(advice: "Advice", options: argparse.Namespace, problem: "Problem") ->
     yield from aligned(cells)
 
 
-def _compared(chosen: "Trial", options: argparse.Namespace, problem: "Problem") -> Iterator[str]:
+def _compared(expected: "Trial", options: argparse.Namespace, problem: "Problem") -> Iterator[str]:
     """What the accuracy is worth."""
     from p2pfl.noise_cost import best_possible
     from p2pfl.simulation.advice_problem import guessed
@@ -215,7 +217,7 @@ def _compared(chosen: "Trial", options: argparse.Namespace, problem: "Problem") 
     guess = guessed(problem.dealt(0).test)
     if guess is not None:
         yield f"  always the same answer: {guess:.3f}"
-        if chosen.mean < guess + _LEARNT:
+        if expected.mean < guess + _LEARNT:
             yield "  so nothing is learnt: promise a larger epsilon, or find more records or members"
 
 
@@ -239,6 +241,8 @@ def _as_dict(advice: "Advice", asked: "Asked", fragment: str) -> dict[str, objec
         "asked": asdict(asked),
         "toml": fragment,
         "recommended": _trial(advice.chosen),
+        "expected_accuracy": advice.expected.mean,
+        "expected_accuracy_deviation": advice.expected.deviation,
         "noise_multiplier": advice.manifest.privacy.noise_multiplier,
         "skipped": advice.skipped,
         "group": {

@@ -74,7 +74,10 @@ def _lines(told: "Report") -> Iterator[tuple[str, str]]:
     if told.seconds is not None:
         yield "time of a round", f"{told.seconds:.3g} s, by the slowest node's bandwidth and latency"
     if not told.cut_vertices:
-        yield "if a node fails", "the others stay connected"
+        connected = (
+            "the others stay connected" if told.diameter is not None else "none cuts others off further"
+        )
+        yield "if a node fails", connected
     for cut in told.cut_vertices[:_SHOWN]:
         yield "if a node fails", f"{cut.node} cuts off {cut_off(cut)}"
     if len(told.cut_vertices) > _SHOWN:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Final, Literal
 
-from p2pfl.gossip.manifest import EvaluationSpec, GroupSpec, Manifest, PrivacySpec
+from p2pfl.gossip.manifest import EvaluationSpec, GroupSpec, Manifest, ManifestError, PrivacySpec
 from p2pfl.gossip.thresholds import Thresholds, thresholds
 from p2pfl.node.errors import PrivacyError
 from p2pfl.simulation.experiment import with_noise
@@ -105,7 +105,8 @@ class Trial:
 @dataclass(frozen=True, slots=True)
 class Advice:
     """``manifest``: with the terms of ``chosen`` and its noise. ``members``: of a group when all are there;
-    ``skipped``: share of its rounds for which too few are. ``others``: what it beat.
+    ``skipped``: share of its rounds for which too few are. ``others``: what it beat. ``expected``: ``chosen``
+    over as many other seeds, since those that it was chosen by flatter it.
     """
 
     manifest: Manifest
@@ -113,6 +114,7 @@ class Advice:
     skipped: float
     chosen: Trial
     others: tuple[Trial, ...]
+    expected: Trial
 
     @property
     def roster(self) -> Thresholds:
@@ -202,7 +204,9 @@ class Search:
         """How many steps there will be, about."""
         learnt = len(self._rounds) * len(RATES)
         finalists = len(self._sizes) + len(self._rounds) + len(RATES)
-        return learnt * (1 + len(REACHES)) + 3 * _KEPT + finalists * (self._asked.seeds + 2)
+        return (
+            learnt * (1 + len(REACHES)) + 3 * _KEPT + finalists * (self._asked.seeds + 2) + self._asked.seeds
+        )
 
     def run(self) -> Advice:
         """Raises PrivacyError if no noise keeps the promise, and what a simulation raises."""
@@ -218,7 +222,9 @@ class Search:
         nodes = self._asked.nodes
         members = nodes // groups_of(nodes, chosen.choice.size)
         missed = skipped(self._asked, members)
-        return Advice(self.manifest(chosen.choice), members, missed, chosen, others)
+        manifest, seeds = self.manifest(chosen.choice), self._asked.seeds
+        expected = self._tried(chosen.choice, manifest, range(seeds, 2 * seeds))
+        return Advice(manifest, members, missed, chosen, others, expected)
 
     def manifest(self, choice: Choice) -> Manifest:
         """What ``choice`` comes to: one step a round, and no votes."""
@@ -233,9 +239,25 @@ class Search:
             proximal=0.0,
         )
         privacy = PrivacySpec(choice.mode, asked.epsilon, asked.delta, draft.privacy.clip_norm)
-        groups = GroupSpec(choice.topology, choice.schedule, choice.size, asked.minimum, asked.colluders)
-        plain = replace(draft, evaluation=EvaluationSpec(), groups=groups)
+        plain = replace(draft, evaluation=EvaluationSpec(), groups=self._groups(choice))
         return with_noise(replace(plain, training=training, privacy=privacy))
+
+    def _groups(self, choice: Choice) -> GroupSpec:
+        asked = self._asked
+        return GroupSpec(choice.topology, choice.schedule, choice.size, asked.minimum, asked.colluders)
+
+    def _meets(self, choice: Choice) -> bool:
+        """Whether its graph has groups that are large enough, whatever the seed."""
+        manifest, setting = (
+            replace(self._draft, groups=self._groups(choice)),
+            Setting(nodes=self._asked.nodes),
+        )
+        try:
+            for seed in range(2 * self._asked.seeds):
+                meeting(manifest, setting, self._dealt(seed), seed)
+        except ManifestError:
+            return False
+        return True
 
     def _lengths(self) -> list[Choice]:
         """How long, and on how much; in as large a group as can be, so that nothing else decides."""
@@ -252,8 +274,9 @@ class Search:
             rates = (best.learning_rate, _rounded(best.learning_rate / 2))
             yield self._best([replace(best, size=size, learning_rate=rate) for rate in rates], 2)[0].choice
         yield from self._grids(best)
-        if groups_of(self._asked.nodes, self._sizes[-1]) > 1:
-            yield replace(best, size=self._sizes[-1], topology="random_regular")
+        sparse = replace(best, size=self._sizes[-1], topology="random_regular")
+        if groups_of(self._asked.nodes, sparse.size) > 1 and self._meets(sparse):
+            yield sparse
         for other in ("rounds", "sampling_rate"):
             tried: dict[float, Choice] = {}
             for trial in coarse:
@@ -288,7 +311,10 @@ class Search:
             return None
         finally:
             self._step()
-        found = [self._outcome(choice, manifest, seed) for seed in range(seeds)]
+        return self._tried(choice, manifest, range(seeds))
+
+    def _tried(self, choice: Choice, manifest: Manifest, seeds: Sequence[int]) -> Trial:
+        found = [self._outcome(choice, manifest, seed) for seed in seeds]
         return Trial(
             choice,
             tuple(outcome.accuracy_mean for outcome, _ in found),

@@ -24,6 +24,8 @@ from p2pfl.topologies.grouped import grouped
 from p2pfl.topologies.registry import topology
 from p2pfl.topologies.topology import Topology
 
+_ROUNDS: Final = 8
+"""Rounds in which a graph that gives any groups gives one."""
 Row = dict[str, object]
 Engine = Callable[[Manifest, Setting, Dealt, Topology, int], Iterator[Outcome]]
 
@@ -61,6 +63,8 @@ def run(experiment: Experiment, seed: int) -> Iterator[Row]:
     dealt = deal(
         _loaded(setting, experiment.manifest.task, experiment.base), setting, experiment.manifest.task, seed
     )
+    if setting.attackers >= (nodes := len(dealt.train)):
+        raise ManifestError("simulation.attackers", f"must be fewer than the {nodes} nodes: one is honest")
     manifest = experiment.fitted(float(np.mean([len(table) for table in dealt.train])))
     met = meeting(manifest, setting, dealt, seed)
     sent = bytes_sent(manifest, setting, met)
@@ -83,7 +87,12 @@ def meeting(manifest: Manifest, setting: Setting, dealt: Dealt, seed: int) -> To
             raise ManifestError("simulation.averaging", what)
         return drawn
     groups = manifest.groups
-    return grouped(drawn, size=groups.size, minimum=groups.minimum, schedule=groups.schedule, seed=seed)
+    met = grouped(drawn, size=groups.size, minimum=groups.minimum, schedule=groups.schedule, seed=seed)
+    assert met.groups is not None
+    if not any(map(met.groups, range(_ROUNDS))):
+        what = f"no {groups.minimum} of these {len(met.nodes)} nodes make a group: nothing would be averaged"
+        raise ManifestError("groups.minimum", f"{what}; take more nodes, or simulation.averaging = 'none'")
+    return met
 
 
 def graph(manifest: Manifest, setting: Setting, names: Sequence[str], seed: int) -> Topology:

@@ -81,14 +81,19 @@ class VectorisedFederation:
     def step(self) -> float:
         """One round; the share of nodes that were there."""
         there = self._rng.random(self._count) >= self._setting.offline
-        active = None if there.all() else torch.from_numpy(there).to(self._device)
+        groups = self._met(there)
+        learning = there if groups is None else np.isin(np.arange(self._count), np.concatenate([[], *groups]))
+        if learning.any():
+            self._learn(None if learning.all() else torch.from_numpy(learning).to(self._device))
+            self._average(there, groups)
+        self.round += 1
+        return float(there.mean())
+
+    def _learn(self, active: Tensor | None) -> None:
         before = self.population.parameters[self._attackers].clone() if len(self._attackers) else None
         self.population.train(self._terms, active)
         if before is not None:
             self._attack(before)
-        self._average(there)
-        self.round += 1
-        return float(there.mean())
 
     def outcome(self, attended: float) -> Outcome:
         """How good the models are now."""
@@ -108,28 +113,33 @@ class VectorisedFederation:
         return float(correct.mean()), float(losses.mean())
 
     # -- who meets whom
-    def _average(self, there: NDArray[np.bool_]) -> None:
-        match self._setting.averaging:
-            case "groups":
-                self._average_groups(there)
-            case "neighbours":
-                self.population.average(self._mixing(there))
+    def _met(self, there: NDArray[np.bool_]) -> list[list[int]] | None:
+        """The groups of this round, as far as those who are there are enough; None if there are no groups.
 
-    def _average_groups(self, there: NDArray[np.bool_]) -> None:
-        """Groups of those who are there, as far as they are enough; with the noise that a group shares."""
+        Who is in none sits the round out, as a node does: what it learnt would be released without the noise
+        of a group, so its model stays as it was.
+        """
+        if self._setting.averaging != "groups":
+            return None
         assert self._topology.groups is not None
         position = {node: number for number, node in enumerate(self._topology.nodes)}
         drawn = [[position[node] for node in group] for group in self._topology.groups(self.round)]
-        spec = self._manifest.groups
         met = [[node for node in group if there[node]] for group in drawn]
-        met = [group for group in met if len(group) >= spec.minimum]
+        return [group for group in met if len(group) >= self._manifest.groups.minimum]
+
+    def _average(self, there: NDArray[np.bool_], groups: list[list[int]] | None) -> None:
+        """In groups with the noise that a group shares, or with neighbours."""
+        if groups is None:
+            if self._setting.averaging == "neighbours":
+                self.population.average(self._mixing(there))
+            return
+        spec = self._manifest.groups
         if self._manifest.privacy.mode in ("distributed", "organisation"):
             deviations = np.zeros(self._count, np.float32)
-            for group in met:
+            for group in groups:
                 deviations[group] = shared_noise(self._manifest, thresholds(len(group), spec.colluders))
             self.population.add_noise(self._on_device(deviations))
-        if met:
-            self.population.average(Groups.of(met, self._count, self._device))
+        self.population.average(Groups.of(groups, self._count, self._device))
 
     def _mixing(self, there: NDArray[np.bool_]) -> Averaging:
         if there.all() and self._topology.period == 1:

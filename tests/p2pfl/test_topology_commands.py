@@ -68,6 +68,10 @@ def test_a_file_and_who_is_cut_off(call: Call) -> None:
     _, out, _ = call("audit bridge.edges")
     assert out.count("fails") == 2
     assert "If c fails, this cuts off d, e." in out
+    Path("apart.edges").write_text("a b\nc d\n")
+    _, out, _ = call("show apart.edges")
+    assert "not connected" in out
+    assert "stay connected" not in out
 
 
 def test_values_behind_commas_are_for_one_source(call: Call) -> None:

@@ -75,6 +75,16 @@ def test_it_follows_from_its_seeds_and_names_what_it_beat() -> None:
     assert {other.choice.mode for other in found.others} == {"distributed", "local"}
     assert {groups_of(8, other.choice.size) for other in (found.chosen, *found.others)} == {1, 2}
     assert all(found.why(other) for other in found.others)
+    assert found.expected.choice == found.chosen.choice
+    assert not set(found.expected.accuracy) & set(found.chosen.accuracy)  # of other seeds than chose it
+
+
+def test_a_sparse_graph_without_large_enough_groups_is_not_tried() -> None:
+    asked = replace(ASKED, nodes=16, colluders=6, offline=0.0, seeds=1)
+    problem = made_up(16, 20, 2)
+    found = Search(asked, problem.draft, problem.dealt, lambda _: None, lambda: None).run()
+    assert {groups_of(16, each.choice.size) for each in found.others} == {1, 2}
+    assert {each.choice.topology for each in (found.chosen, *found.others)} == {"complete"}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +146,7 @@ def test_it_recommends_what_sends_least_of_those_that_are_as_accurate() -> None:
         "bytes that cost nothing"
     )
     assert recommended([trial(0.8, 5), trial(0.9, 1, mode="local")]).choice.mode == "distributed"
-    advice = Advice(made_up(8, 4, 2).draft, 8, 0.0, frugal, (best, worse))
+    advice = Advice(made_up(8, 4, 2).draft, 8, 0.0, frugal, (best, worse), frugal)
     assert advice.why(worse) == "less accurate by 0.097"
     assert advice.why(best) == "no more accurate to speak of, and sends 10 times as much"
 

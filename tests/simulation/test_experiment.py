@@ -7,6 +7,7 @@ import pytest
 from p2pfl.gossip.records import FieldError
 from p2pfl.node.errors import DataError
 from p2pfl.simulation.experiment import read
+from p2pfl.simulation.running import run
 
 HERE = Path()
 
@@ -50,6 +51,20 @@ def test_a_batch_follows_from_the_records_unless_it_is_said() -> None:
     assert told.experiments[0].fitted(100).training.expected_batch == 7
     as_it_came = read('[simulation]\npartition = "natural"\n[privacy]\nmode = "none"', HERE).experiments[0]
     assert as_it_came.fitted(100).training.expected_batch == 30
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ("nodes = 4\nattackers = 4", "simulation.attackers"),
+        ("nodes = 2", "groups.minimum"),
+    ],
+)
+def test_where_nothing_is_averaged_or_measured_nothing_is_run(said: str, field: str) -> None:
+    experiment = read(f'[simulation]\n{said}\n[privacy]\nmode = "none"', HERE).experiments[0]
+    with pytest.raises(FieldError) as refused:
+        next(run(experiment, 0))
+    assert refused.value.field == field
 
 
 def test_noise_is_computed_for_the_promise() -> None:

@@ -124,6 +124,18 @@ def test_alone_nodes_drift_apart_and_neighbours_come_together() -> None:
     assert near.consensus < apart.consensus / 100
 
 
+def test_who_is_in_no_group_learns_nothing() -> None:
+    ours = federation(with_training(PLAIN, rounds=30), Setting(nodes=12, offline=0.8))
+    alone = 0
+    for _ in range(30):
+        before = ours.population.parameters.clone()
+        attended = ours.step()
+        moved = int((ours.population.parameters != before).any(dim=1).sum())
+        assert moved == 0 or moved >= PLAIN.groups.minimum
+        alone += moved == 0 and attended > 0
+    assert alone
+
+
 def test_who_is_offline_does_nothing() -> None:
     ours = federation(with_training(PLAIN, rounds=30), Setting(nodes=12, offline=0.4))
     attended = [ours.step() for _ in range(30)]

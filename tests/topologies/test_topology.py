@@ -202,7 +202,9 @@ def test_graphs_are_read_from_files(name: str, tmp_path: Path) -> None:
         ("g.csv", ",a,b\na,0,1\n", "first column"),
         ("g.csv", ",a,b\na,0,1\nb,1\n", "line 3"),
         ("g.csv", ",a,b\na,0,x\nb,1,0\n", "numbers"),
+        ("g.csv", ",a,b\na,0,nan\nb,nan,0\n", "numbers"),
         ("g.csv", ",a,a\na,0,1\na,1,0\n", "twice"),
+        ("g.edges", "St Mary\tNorth\n", "names with spaces"),
         ("g.csv", b"\xff\xfe", "cannot be read"),
     ],
 )
@@ -211,6 +213,15 @@ def test_wrong_files_are_refused(name: str, text: str | bytes, message: str, tmp
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(TopologyError, match=message):
         topology(str(path))
+
+
+def test_a_file_has_as_many_nodes_as_are_asked_for_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "g.edges"
+    path.write_text("\ufeffb a {'weight': 2}\nb c 0.5\n", encoding="utf-8")  # as spreadsheets begin a text
+    assert topology(str(path), ["a", "b", "c"]).nodes == ("a", "b", "c")
+    assert topology(str(path), ["x", "y", "z"]).nodes == ("b", "a", "c")
+    with pytest.raises(TopologyError, match="has 3 nodes, not 4"):
+        topology(str(path), ["a", "b", "c", "d"])
 
 
 def test_a_matrix_that_is_not_symmetric_is_directed(tmp_path: Path) -> None:
