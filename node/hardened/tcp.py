@@ -303,7 +303,6 @@ class Tcp(ITransport):
         finally:
             self._handshakes.pop(stream, None)
 
-
     async def _is_welcome(self, stream: TcpStream) -> bool:
         if self._welcome is None or stream.relay is not None:
             return True
