@@ -21,7 +21,7 @@ SHOWN = {
     "privacy.md": ("epsilon planned", "signal/noise", "accuracy: mean"),
     "scenarios.md": ("every sum was that of its survivors", "every answer the same"),
     "tasks.md": ("plug-in late_months",),
-    "handbook.md": ("secure sum: skipped", "phase: waiting", "the doctor ends with 8", "every page of"),
+    "handbook.md": ("secure sum: skipped", "phase: ", "the doctor ends with 8", "every page of"),
     "simulation.md": ("spectral gap", "leverage", "worst node"),
     "topologies.md": ("by the closed form 0.200000", "grid", "westbridge-general", "1,000,000 parameters"),
 }

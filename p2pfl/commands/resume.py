@@ -223,10 +223,8 @@ def _making(directory: Path) -> Iterator[None]:
 
 def _fill(directory: Path, settings: "NodeConfig", identity: "Identity", manifest: "Manifest") -> None:
     """Write into ``directory`` all that the new node needs but its state."""
-    from dataclasses import asdict
-
     from p2pfl.node.atomic_file import write_atomically
-    from p2pfl.node.config import example_toml
+    from p2pfl.node.config import SETTINGS, example_toml
     from p2pfl.node.identity_file import save_identity
 
     own = {"identity": Path("identity.key"), "state": Path("state")}
@@ -235,10 +233,13 @@ def _fill(directory: Path, settings: "NodeConfig", identity: "Identity", manifes
         if source is not None:
             shutil.copyfile(source, directory / name)
             own[field] = Path(name)
-    others = {
-        name: value.absolute() if isinstance(value, Path) else value
-        for name, value in asdict(settings).items()
-    }
+    others = {setting.field: getattr(settings, setting.field) for setting in SETTINGS}
+    for name, value in others.items():
+        if isinstance(value, Path):
+            others[name] = value.absolute()
+    others["status_listen"] = settings.status_listen or "off"
+    if settings.memory is not None:
+        others["memory"] = f"{settings.memory // 10**6} MB"
     save_identity(directory / "identity.key", identity)
     values = {**others, "federation": manifest.federation_id, **own}
     write_atomically(directory / CONFIG, example_toml(values).encode(), 0o644)

@@ -80,7 +80,9 @@ def lived(directory: str = "old", manifest: Manifest = OLD, rounds: int = 5) -> 
     save_identity(Path(directory) / "identity.key", IDENTITY)
     Path(directory, "train.csv").write_text(ROWS)
     listen = '[network]\nlisten = ["/ip4/127.0.0.1/tcp/4007"]'
-    Path(directory, "node.toml").write_text(f'{listen}\n[data]\ntrain = "train.csv"\n')
+    Path(directory, "node.toml").write_text(
+        f'{listen}\n[data]\ntrain = "train.csv"\n[status]\nlisten = "off"\n[limits]\nmemory = "9 GB"\n'
+    )
     with Store.open(Path(directory, "state"), IDENTITY) as store:
         store.bind_manifest(canonical_bytes(manifest))
         go_through(store, manifest, rounds)
@@ -150,6 +152,7 @@ def test_the_new_directory_is_a_node_of_the_same_identity_and_the_old_one_runs_n
     assert load_identity(config.identity).peer_id == IDENTITY.peer_id
     assert Path("new/identity.key").stat().st_mode & 0o777 == 0o600
     assert config.data_train == Path("old/train.csv").absolute()
+    assert (config.status_listen, config.memory) == (None, 9 * 10**9)
     assert config.listen == ("/ip4/127.0.0.1/tcp/4007",)
     with prepared(config) as ready:
         assert ready.manifest == read_manifest(Path("new.manifest"))
