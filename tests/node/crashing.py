@@ -52,6 +52,7 @@ _NAMES = {
         " 56 openat, 64 write, 66 writev, 68 pwrite, 70 pwritev, 82 fsync, 83 fsync, 276 renameat"
     ),
 }
+_PAGE = 4096  # or a part of one
 _TRACEME, _CONT_SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO = 0, 24, 0x4200, 0x420E
 _OPTIONS = 1 | 0x100000  # mark the stops at system calls; whoever traces takes the child along
 _ENTRY, _EXIT = 1, 2
@@ -155,7 +156,12 @@ class Traced:
             return file.read(size)
 
     def text(self, at: int) -> str:
-        return self.memory(at, 4096 - at % 4096).split(b"\0")[0].decode()
+        """The name that begins there: it may go on in the next page, which need not exist if it does not."""
+        read = b""
+        while b"\0" not in read:
+            start = at + len(read)
+            read += self.memory(start, _PAGE - start % _PAGE)
+        return read.split(b"\0")[0].decode()
 
     def said(self) -> bytes:
         """What it said so far that has left it."""
