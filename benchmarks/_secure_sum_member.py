@@ -39,7 +39,7 @@ from p2pfl.gossip.events import (
 from p2pfl.gossip.messages import ROUND_MESSAGES
 from p2pfl.gossip.round import RoundMachine
 from p2pfl.gossip.wire import decode_untrusted
-from p2pfl.node.transport import Limits, MessageReceived, PeerConnected, Transport
+from p2pfl.node.transport.network import Limits, MessageReceived, PeerConnected, Transport
 
 COLLUDERS = 1
 FEDERATION = bytes(32)

@@ -32,10 +32,10 @@ from p2pfl.gossip.manifest import Manifest, from_toml
 from p2pfl.heart_disease import FEDERATION_TOML, write_hospital
 from p2pfl.node.accountant import epsilon
 from p2pfl.node.contribution import LazyContribution
+from p2pfl.node.monitoring.watchdog import SWITCH_SECONDS, spare_the_collector
 from p2pfl.node.privacy import calibrated, stage_plan
 from p2pfl.node.training.table import Table, load_table
 from p2pfl.node.training.trainer import Trainer
-from p2pfl.node.watchdog import SWITCH_SECONDS, spare_the_collector
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits" / "federation.toml"
 CNN = 'kind = "cnn"\nchannels = [16, 32]\nhidden = [32]'

@@ -36,9 +36,9 @@ from _rows import Rows, row, show
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import system_random
 from p2pfl.gossip.tickets import issue
-from p2pfl.node.admission import Greeting
 from p2pfl.node.errors import NetworkError
-from p2pfl.node.transport import Limits, Transport
+from p2pfl.node.membership.admission import Greeting
+from p2pfl.node.transport.network import Limits, Transport
 
 QUIET = "quiet"
 ATTACKS = ("storm", "half", "drip", "newcomers")

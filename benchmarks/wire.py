@@ -37,9 +37,9 @@ from libp2p.security.noise.transport import Transport as StockNoise
 from multiaddr import Multiaddr
 
 from p2pfl.crypto.identity import Identity, PeerId
-from p2pfl.node.transport import Limits, MessageReceived, Transport
-from p2pfl.node.transport_reception import ADMISSION
-from p2pfl.node.watchdog import SWITCH_SECONDS, spare_the_collector
+from p2pfl.node.monitoring.watchdog import SWITCH_SECONDS, spare_the_collector
+from p2pfl.node.transport.network import Limits, MessageReceived, Transport
+from p2pfl.node.transport.reception import ADMISSION
 
 SIZE = 16 << 20
 TIMES = 5

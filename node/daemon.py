@@ -32,31 +32,32 @@ from p2pfl.gossip.messages import decode_untrusted
 from p2pfl.gossip.participant import MESSAGES, Participant
 from p2pfl.gossip.revocations import Revocation
 from p2pfl.gossip.wire import longest
-from p2pfl.node.admission import WARN_SECONDS
-from p2pfl.node.catch_up import ANSWER_SECONDS, ask_summaries
 from p2pfl.node.config import NodeConfig
-from p2pfl.node.dialback import REQUEST as DIALBACK
-from p2pfl.node.dialback import Report
-from p2pfl.node.discovery import peer_of
 from p2pfl.node.errors import TicketProblem, UserError
 from p2pfl.node.examination import REQUEST as EXAMINATION
 from p2pfl.node.examination import Examiner
-from p2pfl.node.finding import Finding
-from p2pfl.node.joining import obtain_manifest
-from p2pfl.node.last_signed import REQUEST as LAST_SIGNED
+from p2pfl.node.finding.dialback import REQUEST as DIALBACK
+from p2pfl.node.finding.dialback import Report
+from p2pfl.node.finding.discovery import peer_of
+from p2pfl.node.finding.ways import Finding
 from p2pfl.node.learner import Learner
 from p2pfl.node.limits import explaining_lack_of_memory, limit_memory
-from p2pfl.node.observer import Observer
+from p2pfl.node.membership.admission import WARN_SECONDS
+from p2pfl.node.membership.catch_up import ANSWER_SECONDS, ask_summaries
+from p2pfl.node.membership.joining import obtain_manifest
+from p2pfl.node.membership.statements import delivered
+from p2pfl.node.monitoring.observer import Observer
+from p2pfl.node.monitoring.watchdog import SWITCH_SECONDS, spare_the_collector
 from p2pfl.node.privacy import Budget
 from p2pfl.node.reload import Reloader
 from p2pfl.node.rounds import OneThread, Rounds, recall, status_at_start
 from p2pfl.node.shell import Shell, Work
 from p2pfl.node.start import Prepared, Records, load_records
-from p2pfl.node.statements import delivered
 from p2pfl.node.stop_signals import WORDS, stop_signals
+from p2pfl.node.storage.last_signed import REQUEST as LAST_SIGNED
 from p2pfl.node.training.outside import OutsideTrainer
 from p2pfl.node.training.trainer import Trainer
-from p2pfl.node.transport import (
+from p2pfl.node.transport.network import (
     GuestRefused,
     Limits,
     MessageReceived,
@@ -65,7 +66,6 @@ from p2pfl.node.transport import (
     RequestRefused,
     Transport,
 )
-from p2pfl.node.watchdog import SWITCH_SECONDS, spare_the_collector
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.errors import StorageError
 from p2pfl.node.programme import Programme, evaluated, vote_rounds, voted_to_end
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Place
+from p2pfl.node.storage.receipts import RoundOutcome
 from p2pfl.node.training.metrics import Evaluation
 
 

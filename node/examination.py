@@ -32,8 +32,8 @@ from p2pfl.crypto.masks import Mask
 from p2pfl.crypto.randomness import RandomBytes, system_random
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.node.errors import NetworkError
-from p2pfl.node.terms import MAX_TERMS_BYTES, Terms, read_terms
-from p2pfl.node.transport_types import RequestRefused
+from p2pfl.node.membership.terms import MAX_TERMS_BYTES, Terms, read_terms
+from p2pfl.node.transport.types import RequestRefused
 
 REQUEST: Final = "examination"
 EXAMINATION_WORDS: Final = 1 << 16

@@ -31,9 +31,9 @@ from p2pfl.node.programme import (
     vote_rounds,
     voted_to_end,
 )
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Released
-from p2pfl.node.store import Store
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Store
 from p2pfl.node.training.metrics import Evaluation
 from p2pfl.node.training.trainer import Trainer
 

@@ -14,11 +14,11 @@ from p2pfl.node.accountant import (
     evaluations_paid,
     releases_within,
 )
-from p2pfl.node.carried import Carried
 from p2pfl.node.programme import evaluated, voted_to_end
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Place
-from p2pfl.node.store import Charge, Store
+from p2pfl.node.storage.carried import Carried
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Charge, Store
 
 
 def planned_mechanisms(manifest: Manifest, roster: Thresholds | None = None) -> list[Mechanism]:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from p2pfl.gossip.manifest import Manifest
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Place
+from p2pfl.node.storage.receipts import RoundOutcome
 
 Stage = Literal["statistics", "mixing", "training", "evaluation", "vote"]
 

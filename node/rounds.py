@@ -29,15 +29,15 @@ from p2pfl.gossip.evidence import Accusation, without_payload
 from p2pfl.gossip.exclusions import Ground, Retirement
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.accountant import epsilon, ladder
-from p2pfl.node.catch_up import Ask, Summary, agreed_state, ask_everybody, ask_summaries
 from p2pfl.node.evaluations import measured, why_over
-from p2pfl.node.last_signed import MAX_ANSWER_BYTES, REQUEST, LastSigned, require_newest
 from p2pfl.node.learner import Learner
+from p2pfl.node.membership.catch_up import Ask, Summary, agreed_state, ask_everybody, ask_summaries
+from p2pfl.node.monitoring.participation import Participation, missed_on_the_whole
+from p2pfl.node.monitoring.status import Status
 from p2pfl.node.outlook import holding, outlook
-from p2pfl.node.participation import Participation, missed_on_the_whole
 from p2pfl.node.released import MOST_ROUNDS, Released
-from p2pfl.node.status import Status
-from p2pfl.node.store import Exclusion, Store
+from p2pfl.node.storage.last_signed import MAX_ANSWER_BYTES, REQUEST, LastSigned, require_newest
+from p2pfl.node.storage.store import Exclusion, Store
 
 log = logging.getLogger(__name__)
 

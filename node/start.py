@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest, OutsideTask, PluginTask
 from p2pfl.gossip.model_layers import Parts
-from p2pfl.node.admission import FederationAdmission
 from p2pfl.node.config import NodeConfig
-from p2pfl.node.declared_file import Tensors, read_backbone, read_initial
 from p2pfl.node.errors import (
     ConfigError,
     DataError,
@@ -22,12 +20,14 @@ from p2pfl.node.errors import (
     StorageError,
     TicketProblem,
 )
-from p2pfl.node.identity_file import load_identity
-from p2pfl.node.joining import known_federation
-from p2pfl.node.lock import locked
-from p2pfl.node.network_key import read_key
-from p2pfl.node.rotation import require_settled
-from p2pfl.node.store import Store
+from p2pfl.node.membership.admission import FederationAdmission
+from p2pfl.node.membership.joining import known_federation
+from p2pfl.node.membership.network_key import read_key
+from p2pfl.node.membership.rotation import require_settled
+from p2pfl.node.storage.declared_file import Tensors, read_backbone, read_initial
+from p2pfl.node.storage.identity_file import load_identity
+from p2pfl.node.storage.lock import locked
+from p2pfl.node.storage.store import Store
 from p2pfl.node.training.table import NO_RECORDS, Table, check_readable, load_table
 
 

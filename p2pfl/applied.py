@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from p2pfl.crypto.randomness import system_random
 from p2pfl.node.errors import StorageError
-from p2pfl.node.model_file import read_model
-from p2pfl.node.own_file import PERSONAL, is_own, read_own
 from p2pfl.node.privacy import dimension
 from p2pfl.node.start import load_backbone
+from p2pfl.node.storage.model_file import read_model
+from p2pfl.node.storage.own_file import PERSONAL, is_own, read_own
 from p2pfl.node.training.metrics import Evaluation
 from p2pfl.node.training.table import Table
 from p2pfl.node.training.trainer import Trainer

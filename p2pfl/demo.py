@@ -28,11 +28,11 @@ from p2pfl.demo_report import print_report
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
 from p2pfl.gossip.tickets import issue
 from p2pfl.heart_disease import FEDERATION_TOML, HOSPITALS, write_hospital
-from p2pfl.node.atomic_file import write_atomically
 from p2pfl.node.errors import FederationError, StorageError, reason_of
-from p2pfl.node.identity_file import save_identity
+from p2pfl.node.monitoring.status import FILE as STATUS_FILE
 from p2pfl.node.privacy import calibrated
-from p2pfl.node.status import FILE as STATUS_FILE
+from p2pfl.node.storage.atomic_file import write_atomically
+from p2pfl.node.storage.identity_file import save_identity
 from p2pfl.terminal import note
 
 MARKER = ".p2pfl-demo"

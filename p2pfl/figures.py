@@ -13,8 +13,8 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from p2pfl.node.atomic_file import write_atomically
 from p2pfl.node.errors import UsageError
+from p2pfl.node.storage.atomic_file import write_atomically
 from p2pfl.terminal import note, one_line
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from p2pfl.node.atomic_file import write_atomically
+from p2pfl.node.storage.atomic_file import write_atomically
 
 _DATA: Final = files("p2pfl") / "data" / "heart_disease"
 

@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 
-from p2pfl.node.log_fields import fields_of
+from p2pfl.node.monitoring.log_fields import fields_of
 from p2pfl.terminal import one_line
 
 

@@ -31,7 +31,7 @@ from p2pfl.node.evaluations import measured
 from p2pfl.node.outlook import holding, is_voted
 from p2pfl.node.programme import Programme
 from p2pfl.node.released import Released
-from p2pfl.node.store import Store
+from p2pfl.node.storage.store import Store
 from p2pfl.node.training.metrics import Evaluation
 from p2pfl.opened import State
 

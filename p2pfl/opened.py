@@ -9,8 +9,8 @@ from pathlib import Path
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.config import NodeConfig, load_config
 from p2pfl.node.errors import StorageError
-from p2pfl.node.identity_file import load_identity
-from p2pfl.node.store import Store
+from p2pfl.node.storage.identity_file import load_identity
+from p2pfl.node.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from p2pfl.node.own_file import PERSONAL, metadata_of
+from p2pfl.node.storage.own_file import PERSONAL, metadata_of
 
 FIGURES: Final = "figures"
 """Under which the metadata of the file has them, as JSON."""

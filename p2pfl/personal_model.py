@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from p2pfl.applied import AppliedModel
 from p2pfl.crypto.randomness import system_random
 from p2pfl.node.errors import UsageError
-from p2pfl.node.own_file import PERSONAL, write_own
 from p2pfl.node.start import load_records
+from p2pfl.node.storage.own_file import PERSONAL, write_own
 from p2pfl.node.training.metrics import Evaluation
 from p2pfl.node.training.personal import personalised
 from p2pfl.node.training.trainer import Trainer

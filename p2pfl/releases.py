@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.accountant import Mechanism
-from p2pfl.node.carried import Carried
-from p2pfl.node.receipts import RoundOutcome
-from p2pfl.node.store import Charge
+from p2pfl.node.storage.carried import Carried
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Charge
 
 _TOLD = {
     "statistics": "count, sums and squares of numeric columns, over all training records",

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from p2pfl.node.errors import StorageError, UsageError
-from p2pfl.node.participation import LEAST, LOW
-from p2pfl.node.receipts import Kept
-from p2pfl.node.store import Store
+from p2pfl.node.monitoring.participation import LEAST, LOW
+from p2pfl.node.storage.receipts import Kept
+from p2pfl.node.storage.store import Store
 from p2pfl.terminal import alarm, one_line
 
 _RANGE = re.compile(r"([0-9]{1,12})(?:-([0-9]{1,12}))?")

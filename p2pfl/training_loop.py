@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from p2pfl.gossip.manifest import MAX_PARAMETERS
 from p2pfl.node.config import load_config
 from p2pfl.node.errors import UserError
-from p2pfl.node.status import read_status
+from p2pfl.node.monitoring.status import read_status
 from p2pfl.node.training.handover import SOCKET, Header, address_in, read_frame, send_frame
 
 __all__ = ["Federation"]

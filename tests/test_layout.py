@@ -169,9 +169,7 @@ def test_libp2p_stops_at_the_transport() -> None:
         f"{path.relative_to(ROOT)}:{line}"
         for path in every_file()
         for line, module in imports(path)
-        if module.partition(".")[0] == "libp2p"
-        and not below(path, "node/hardened")
-        and not (path.parent == ROOT / "node" and path.name.startswith("transport"))
+        if module.partition(".")[0] == "libp2p" and not below(path, "node/hardened", "node/transport")
     }
     assert not wrong
 

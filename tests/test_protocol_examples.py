@@ -51,10 +51,10 @@ from p2pfl.gossip.thresholds import thresholds
 from p2pfl.gossip.tickets import issue
 from p2pfl.gossip.wire import digest, encode, signed
 from p2pfl.node import privacy
-from p2pfl.node.admission import Greeting
+from p2pfl.node.membership.admission import Greeting
 from p2pfl.node.privacy import stage_plan
-from p2pfl.node.receipts import Receipt
 from p2pfl.node.released import Released
+from p2pfl.node.storage.receipts import Receipt
 from p2pfl.node.training.models import Model
 from p2pfl.topologies import graphs, schedule
 from p2pfl.topologies.draws import Draws

@@ -42,11 +42,12 @@ from p2pfl.gossip.manifest import (
 from p2pfl.gossip.own_spec import IntegerArgument, NumberArgument, TextArgument
 from p2pfl.gossip.participant import MAX_AHEAD, MESSAGES
 from p2pfl.gossip.thresholds import thresholds
-from p2pfl.node import admission, privacy
+from p2pfl.node import privacy
 from p2pfl.node.daemon import LIMITS
+from p2pfl.node.membership import admission
 from p2pfl.node.programme import mixing_rounds
-from p2pfl.node.transport_reception import ADMISSION
-from p2pfl.node.transport_types import MAX_GREETING, MAX_REASON
+from p2pfl.node.transport.reception import ADMISSION
+from p2pfl.node.transport.types import MAX_GREETING, MAX_REASON
 from p2pfl.topologies import graphs, schedule
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")

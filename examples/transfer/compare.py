@@ -19,8 +19,8 @@ from p2pfl.crypto.randomness import seeded_random
 from p2pfl.crypto.ring import decode
 from p2pfl.gossip.manifest import Manifest, SequenceModel, from_toml
 from p2pfl.node.contribution import LazyContribution
-from p2pfl.node.declared_file import Tensors, read_backbone
 from p2pfl.node.privacy import calibrated, stage_plan
+from p2pfl.node.storage.declared_file import Tensors, read_backbone
 from p2pfl.node.training.table import Table, load_table
 from p2pfl.node.training.trainer import Trainer
 

@@ -23,7 +23,7 @@ from p2pfl.node.doctor.findings import Finding, failure, ok, within
 from p2pfl.node.doctor.known import Known, what_is_known
 from p2pfl.node.doctor.members import none_of
 from p2pfl.node.errors import ExitCode, UserError
-from p2pfl.node.lock import is_locked, locked
+from p2pfl.node.storage.lock import is_locked, locked
 
 
 def examine_node(config: NodeConfig, *, must_run: bool) -> Iterator[Finding]:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from p2pfl.gossip.manifest import Manifest
-from p2pfl.node.admission import WARN_SECONDS
-from p2pfl.node.check import Checked, check_directory
 from p2pfl.node.doctor.findings import Finding, failure, looked, ok, skipped, warning, within
 from p2pfl.node.doctor.known import Known, admission_of
 from p2pfl.node.errors import ExitCode, reason_of
+from p2pfl.node.membership.admission import WARN_SECONDS
 from p2pfl.node.start import load_records
+from p2pfl.node.storage.check import Checked, check_directory
 
 DIRECTORY_SECONDS: Final = 6.0
 _DAY = 86_400

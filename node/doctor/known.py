@@ -7,14 +7,14 @@ from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.exclusions import Ground
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.gossip.successions import Succession
-from p2pfl.node.admission import FederationAdmission
 from p2pfl.node.config import NodeConfig
-from p2pfl.node.database import DATABASE
 from p2pfl.node.errors import UserError
-from p2pfl.node.identity_file import load_identity
-from p2pfl.node.joining import known_federation
-from p2pfl.node.lock import is_locked
-from p2pfl.node.store import Store
+from p2pfl.node.membership.admission import FederationAdmission
+from p2pfl.node.membership.joining import known_federation
+from p2pfl.node.storage.database import DATABASE
+from p2pfl.node.storage.identity_file import load_identity
+from p2pfl.node.storage.lock import is_locked
+from p2pfl.node.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from p2pfl.node.config import Endpoint, NodeConfig
 from p2pfl.node.doctor.findings import Finding, failure, ok, skipped, warning
 from p2pfl.node.doctor.known import Known
 from p2pfl.node.errors import ExitCode
-from p2pfl.node.transport_address import listen_problem
+from p2pfl.node.transport.address import listen_problem
 
 NAME_SECONDS: Final = 3.0
 _NAMED = re.compile(r"/(dns|dns4|dns6)/([^/]+)/tcp/")

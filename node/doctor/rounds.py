@@ -6,8 +6,8 @@ from collections.abc import Callable
 from p2pfl.node.doctor.findings import Finding, ok, skipped, warning
 from p2pfl.node.doctor.known import Known
 from p2pfl.node.errors import UserError
-from p2pfl.node.participation import Share
-from p2pfl.node.status import Status, read_status
+from p2pfl.node.monitoring.participation import Share
+from p2pfl.node.monitoring.status import Status, read_status
 
 LATE_SECONDS = 3600.0
 """A node that is learning has completed a round since, or it is said."""

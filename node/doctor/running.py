@@ -11,8 +11,8 @@ from p2pfl.node.doctor.members import examined, none_of, reachable, reached
 from p2pfl.node.doctor.rounds import said_last
 from p2pfl.node.errors import ExitCode, UserError
 from p2pfl.node.examination import Examined
-from p2pfl.node.status import Status, ask_page, ask_status
-from p2pfl.node.status_server import read_token
+from p2pfl.node.monitoring.status import Status, ask_page, ask_status
+from p2pfl.node.monitoring.status_server import read_token
 
 LATE_SECONDS: Final = 1.0
 """By which the event loop may be late before it is said."""

@@ -14,19 +14,19 @@ import trio
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.manifest import MAX_BYTES, Manifest, ManifestError, decode_manifest_untrusted, digest_of
-from p2pfl.node.admission import FederationAdmission
-from p2pfl.node.dialback import REQUEST as DIALBACK
-from p2pfl.node.dialback import Dialback, Reachability, Report
-from p2pfl.node.discovery import peer_of
 from p2pfl.node.doctor.findings import Finding, ok, skipped, warning
 from p2pfl.node.doctor.known import Known, admission_of
 from p2pfl.node.doctor.members import examined, reachable, reached
 from p2pfl.node.errors import NetworkError
 from p2pfl.node.examination import REQUEST as EXAMINATION
 from p2pfl.node.examination import Examined, Examiner, examine
-from p2pfl.node.network_key import read_key
-from p2pfl.node.relaying import reach_through
-from p2pfl.node.transport import Limits, Transport
+from p2pfl.node.finding.dialback import REQUEST as DIALBACK
+from p2pfl.node.finding.dialback import Dialback, Reachability, Report
+from p2pfl.node.finding.discovery import peer_of
+from p2pfl.node.finding.relaying import reach_through
+from p2pfl.node.membership.admission import FederationAdmission
+from p2pfl.node.membership.network_key import read_key
+from p2pfl.node.transport.network import Limits, Transport
 
 DIAL_SECONDS: Final = 4.0
 ASK_SECONDS: Final = 5.0

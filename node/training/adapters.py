@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from p2pfl.gossip.model_layers import Parts
-from p2pfl.node.declared_file import Tensors, require_layers
+from p2pfl.node.storage.declared_file import Tensors, require_layers
 
 
 class Adapted(nn.Module):

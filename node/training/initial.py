@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pfl.node.declared_file import Tensors, require_shape
+from p2pfl.node.storage.declared_file import Tensors, require_shape
 from p2pfl.node.training.clipping import Slot
 from p2pfl.node.training.preprocessing import MEAN, SCALE, Scaling
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from p2pfl.crypto.labels import INITIAL_PARAMETERS
 from p2pfl.gossip.manifest import DenseModel, ModelSpec
 from p2pfl.gossip.model_layers import Parts
-from p2pfl.node.declared_file import Tensors
 from p2pfl.node.privacy import Gradient
+from p2pfl.node.storage.declared_file import Tensors
 from p2pfl.node.training.adapters import Adapted, fill_frozen
 from p2pfl.node.training.clipping import ClippedGradient, Slot
 from p2pfl.node.training.networks import network

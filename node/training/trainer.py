@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.gossip.manifest import ImageTask, Manifest, TabularTask
-from p2pfl.node.declared_file import Tensors
 from p2pfl.node.errors import ManifestProblem
 from p2pfl.node.privacy import Gradient, dimension, poisson_sample, step_noise
+from p2pfl.node.storage.declared_file import Tensors
 from p2pfl.node.training.images import scaled_pictures
 from p2pfl.node.training.initial import start_values
 from p2pfl.node.training.metrics import (

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the file; say how far it goes."""
-    from p2pfl.node.backup import back_up
     from p2pfl.node.config import load_config
+    from p2pfl.node.storage.backup import back_up
 
     config = load_config(options.config, os.environ, {})
     last = back_up(options.config, config, options.out, with_key=options.with_key)

@@ -42,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
 
     from p2pfl.applied import AppliedModel
     from p2pfl.model_card import card_of, markdown
-    from p2pfl.node.atomic_file import write_output
     from p2pfl.node.errors import StorageError, UsageError
+    from p2pfl.node.storage.atomic_file import write_output
     from p2pfl.node.training.preprocessing import scaling
     from p2pfl.opened import opened_state
     from p2pfl.terminal import note
@@ -94,7 +94,7 @@ def _own_evaluation(model: "AppliedModel") -> "Evaluation | None":
 def _contents(suffix: str, model: "AppliedModel", scaled: "Scaling | None", card: str) -> bytes:
     """The bytes of the model's file."""
     from p2pfl.model_card import uncovered_layers
-    from p2pfl.node.model_file import exported_model, told_of
+    from p2pfl.node.storage.model_file import exported_model, told_of
     from p2pfl.node.training.exported import Program, onnx_program, torch_program
 
     trainer = model.trainer()

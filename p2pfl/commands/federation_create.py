@@ -59,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
     from p2pfl.explain import explain
     from p2pfl.gossip.manifest import canonical_bytes
     from p2pfl.gossip.model_layers import Parts
-    from p2pfl.node.declared_file import digest_of_file, read_backbone, read_initial
-    from p2pfl.node.manifest_file import read_manifest_toml
+    from p2pfl.node.storage.declared_file import digest_of_file, read_backbone, read_initial
+    from p2pfl.node.storage.manifest_file import read_manifest_toml
 
     files = (options.backbone, options.initial)
     manifest = read_manifest_toml(
@@ -109,11 +109,11 @@ def _with_noise(manifest: "Manifest", after: Sequence[Path]) -> "Manifest":
     """``manifest`` with the noise that its promise needs ``after`` other federations; if it brings its own,
     that must be enough.
     """
-    from p2pfl.node.carried import require_countable
     from p2pfl.node.errors import ManifestProblem
-    from p2pfl.node.manifest_file import read_manifest
     from p2pfl.node.outlook import planned_mechanisms
     from p2pfl.node.privacy import calibrated
+    from p2pfl.node.storage.carried import require_countable
+    from p2pfl.node.storage.manifest_file import read_manifest
     from p2pfl.planning import check_promise
 
     privacy, earlier = manifest.privacy, [read_manifest(path) for path in after]
@@ -138,8 +138,8 @@ def _with_noise(manifest: "Manifest", after: Sequence[Path]) -> "Manifest":
 
 def _write_once(path: Path, data: bytes) -> None:
     """Write the manifest, unless ``path`` holds another one: nodes may be running by it."""
-    from p2pfl.node.atomic_file import write_atomically
     from p2pfl.node.errors import ManifestProblem
+    from p2pfl.node.storage.atomic_file import write_atomically
 
     try:
         write_atomically(path, data, 0o644, exclusive=True)

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Leave the statement in the node's state directory."""
-    from p2pfl.node.lock import is_locked
-    from p2pfl.node.statements import deliver, read_revocation
+    from p2pfl.node.membership.statements import deliver, read_revocation
+    from p2pfl.node.storage.lock import is_locked
     from p2pfl.opened import opened_state
 
     with opened_state(options.config) as state:

@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the ticket, or write it to a file."""
     from p2pfl.gossip.tickets import issue
-    from p2pfl.node.atomic_file import write_output
     from p2pfl.node.errors import UsageError
+    from p2pfl.node.storage.atomic_file import write_output
 
     if not 1 <= options.days <= _MOST_DAYS:
         raise UsageError(f"--days must be from 1 to {_MOST_DAYS}, not {options.days}", "30 is usual")
@@ -82,8 +82,8 @@ def issuer_of(federation: Path, key: Path) -> "tuple[Manifest, Identity]":
     TicketProblem, and what reading the files raises.
     """
     from p2pfl.node.errors import TicketProblem
-    from p2pfl.node.identity_file import load_identity
-    from p2pfl.node.manifest_file import read_manifest
+    from p2pfl.node.storage.identity_file import load_identity
+    from p2pfl.node.storage.manifest_file import read_manifest
 
     manifest, identity = read_manifest(federation), load_identity(key)
     if identity.peer_id not in manifest.issuers:

@@ -32,8 +32,8 @@ def run(options: argparse.Namespace) -> int:
     """Print the statement, or write it to a file."""
     from p2pfl.commands.federation_invite import issuer_of, peer_named
     from p2pfl.gossip.revocations import revoke
-    from p2pfl.node.atomic_file import write_output
     from p2pfl.node.errors import UsageError
+    from p2pfl.node.storage.atomic_file import write_output
 
     peer = peer_named(options.peer)
     manifest, identity = issuer_of(options.federation, options.identity)

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the manifest."""
     from p2pfl.explain import explain
-    from p2pfl.node.manifest_file import read_manifest
+    from p2pfl.node.storage.manifest_file import read_manifest
 
     manifest = read_manifest(options.file)
     if options.json:

@@ -30,10 +30,10 @@ def run(options: argparse.Namespace) -> int:
     """Create identity and config; print the peer id."""
     from p2pfl.crypto.identity import Identity
     from p2pfl.crypto.randomness import system_random
-    from p2pfl.node.atomic_file import write_atomically, write_output
     from p2pfl.node.config import example_toml
     from p2pfl.node.errors import IdentityError, StorageError, reason_of
-    from p2pfl.node.identity_file import save_identity
+    from p2pfl.node.storage.atomic_file import write_atomically, write_output
+    from p2pfl.node.storage.identity_file import save_identity
 
     directory: Path = options.directory
     if (directory / IDENTITY).exists():
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             f"cannot create {directory}: {reason_of(error)}", "choose a directory you may write to"
         ) from None
     if options.network_key:
-        from p2pfl.node.network_key import new_key_file
+        from p2pfl.node.membership.network_key import new_key_file
 
         write_output(directory / NETWORK_KEY, new_key_file(), 0o600)
         note(f"give {directory / NETWORK_KEY} to all members by a safe way: they name it under key_file")

@@ -87,7 +87,7 @@ def _check(config: NodeConfig, *, as_json: bool) -> int:
     """Print what was found; the exit status is that of the first thing that is wrong."""
     import json
 
-    from p2pfl.node.check import check_directory
+    from p2pfl.node.storage.check import check_directory
 
     found = []
     for one in check_directory(config):

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the predictions."""
     from p2pfl.applied import AppliedModel
-    from p2pfl.node.atomic_file import write_output
+    from p2pfl.node.storage.atomic_file import write_output
     from p2pfl.node.training.unlabelled import load_unlabelled
     from p2pfl.opened import opened_state
 

@@ -17,7 +17,7 @@ from p2pfl.node.errors import UsageError
 if TYPE_CHECKING:
     from p2pfl.gossip.manifest import Manifest
     from p2pfl.node.accountant import Spent
-    from p2pfl.node.carried import Carried
+    from p2pfl.node.storage.carried import Carried
     from p2pfl.releases import Release
 
 
@@ -232,8 +232,8 @@ def _finite(epsilon: float) -> float | None:
 
 def _planned(path: Path) -> _Planned:
     from p2pfl.node.accountant import epsilon
-    from p2pfl.node.manifest_file import read_manifest
     from p2pfl.node.outlook import planned_mechanisms
+    from p2pfl.node.storage.manifest_file import read_manifest
     from p2pfl.planning import planned_ladder
 
     manifest = read_manifest(path)

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
 def _federation(options: argparse.Namespace) -> "tuple[Manifest, list[Table]]":
     """The manifest, and the members' tables, the largest first. Raises UserError if they do not fit."""
     from p2pfl.gossip.manifest import ImageTask, TabularTask
-    from p2pfl.node.manifest_file import read_manifest
+    from p2pfl.node.storage.manifest_file import read_manifest
     from p2pfl.node.training.table import load_table
 
     if options.federation is None:

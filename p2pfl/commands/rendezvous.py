@@ -34,15 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
     from p2pfl.logs import start_logging
-    from p2pfl.node.identity_file import load_identity
     from p2pfl.node.stop_signals import end_at_once_on_stop
+    from p2pfl.node.storage.identity_file import load_identity
 
     end_at_once_on_stop()
     start_logging("info", as_json=False)
     identity = load_identity(options.identity)
     listen = tuple(options.listen or (_LISTEN,))
 
-    from p2pfl.node.transport_rendezvous import run_rendezvous
+    from p2pfl.node.transport.rendezvous import run_rendezvous
 
     forgotten = run_rendezvous(identity, listen, lambda address: print(f"listening on {address}", flush=True))
     note(f"stopped: {forgotten} records are forgotten")

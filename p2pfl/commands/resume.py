@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from p2pfl.crypto.identity import Identity
     from p2pfl.gossip.manifest import Manifest
-    from p2pfl.node.carried import Carried, Successor
     from p2pfl.node.config import NodeConfig
-    from p2pfl.node.store import Store
+    from p2pfl.node.storage.carried import Carried, Successor
+    from p2pfl.node.storage.store import Store
 
 CONFIG = "node.toml"
 
@@ -58,10 +58,10 @@ def run(options: argparse.Namespace) -> int:
     import os
 
     from p2pfl.node.config import load_config
-    from p2pfl.node.identity_file import load_identity
-    from p2pfl.node.lock import locked
-    from p2pfl.node.manifest_file import read_manifest
-    from p2pfl.node.store import Store
+    from p2pfl.node.storage.identity_file import load_identity
+    from p2pfl.node.storage.lock import locked
+    from p2pfl.node.storage.manifest_file import read_manifest
+    from p2pfl.node.storage.store import Store
     from p2pfl.terminal import note
 
     new: Path = options.directory
@@ -92,7 +92,7 @@ def _require_absent(directory: Path) -> None:
 
 def _require_usable(settings: "NodeConfig", identity: "Identity", manifest: "Manifest") -> None:
     """Raises UserError if the node could not start in the federation: its files are not what it asks for."""
-    from p2pfl.node.admission import FederationAdmission
+    from p2pfl.node.membership.admission import FederationAdmission
     from p2pfl.node.start import load_backbone, load_initial
 
     FederationAdmission(manifest.digest, identity.peer_id, settings.ticket, manifest)
@@ -135,8 +135,8 @@ def _carried(store: "Store", old: "Manifest") -> "list[Carried]":
     as it may come to by its planned end: whoever looked at the model before going on has used more than the
     rounds so far tell.
     """
-    from p2pfl.node.carried import Carried, summed
     from p2pfl.node.outlook import outlook
+    from p2pfl.node.storage.carried import Carried, summed
 
     charges = store.charges()
     if not charges:
@@ -169,8 +169,8 @@ def _handed_on(
     """Make the new node's directory under a random name beside ``new``, whole and on the disk, then end the
     ledger in ``store``, which says what that name is. Raises UserError, and nothing is made.
     """
-    from p2pfl.node.atomic_file import sync_directory
-    from p2pfl.node.carried import Successor, require_all_countable
+    from p2pfl.node.storage.atomic_file import sync_directory
+    from p2pfl.node.storage.carried import Successor, require_all_countable
 
     require_all_countable(manifest, carried)
     with _kept_if_named(store, new) as made:
@@ -203,7 +203,7 @@ def _give_name(made: Path, new: Path) -> None:
     """The last step. Raises StorageError; the same command may then try again."""
     import os
 
-    from p2pfl.node.atomic_file import sync_directory
+    from p2pfl.node.storage.atomic_file import sync_directory
 
     with _making(new):
         os.rename(made, new)
@@ -223,9 +223,9 @@ def _making(directory: Path) -> Iterator[None]:
 
 def _fill(directory: Path, settings: "NodeConfig", identity: "Identity", manifest: "Manifest") -> None:
     """Write into ``directory`` all that the new node needs but its state."""
-    from p2pfl.node.atomic_file import write_atomically
     from p2pfl.node.config import SETTINGS, example_toml
-    from p2pfl.node.identity_file import save_identity
+    from p2pfl.node.storage.atomic_file import write_atomically
+    from p2pfl.node.storage.identity_file import save_identity
 
     own = {"identity": Path("identity.key"), "state": Path("state")}
     for field, name in (("initial", "initial.safetensors"), ("ticket", "ticket.txt")):
@@ -254,7 +254,7 @@ def _begin_ledger(
 ) -> None:
     """Make the state directory of a node that has joined ``manifest`` and done nothing yet."""
     from p2pfl.gossip.manifest import canonical_bytes
-    from p2pfl.node.store import Store
+    from p2pfl.node.storage.store import Store
 
     with Store.open(state, identity) as store:
         store.bind_manifest(canonical_bytes(manifest))

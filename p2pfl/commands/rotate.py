@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Change the key; print the new peer id."""
     from p2pfl.crypto.randomness import system_random
     from p2pfl.node.config import load_config
-    from p2pfl.node.rotation import issuer_key, rotate
+    from p2pfl.node.membership.rotation import issuer_key, rotate
 
     config = load_config(options.config, os.environ, {})
     succession = rotate(config, system_random)

@@ -268,7 +268,7 @@ def _trial(trial: "Trial") -> dict[str, object]:
 
 
 def _write(path: Path, text: str) -> None:
-    from p2pfl.node.atomic_file import write_atomically
+    from p2pfl.node.storage.atomic_file import write_atomically
 
     try:
         write_atomically(path, text.encode(), 0o644)

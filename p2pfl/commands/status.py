@@ -15,7 +15,7 @@ from p2pfl.terminal import alarm, one_line
 
 if TYPE_CHECKING:
     from p2pfl.node.config import NodeConfig
-    from p2pfl.node.status import Status
+    from p2pfl.node.monitoring.status import Status
     from p2pfl.opened import State
     from p2pfl.personal_figures import PersonalFigures
 
@@ -158,7 +158,7 @@ class _Report:
             yield alarm(f"evidence: {peer}: {one_line(kind)} ({count} signed messages kept)")
 
     def _participation(self) -> Iterator[str]:
-        from p2pfl.node.participation import missed_on_the_whole
+        from p2pfl.node.monitoring.participation import missed_on_the_whole
         from p2pfl.round_report import participation_lines
 
         yield from participation_lines(self.said.participation, _SHOWN)
@@ -220,9 +220,9 @@ def _reachability(said: Mapping[str, Any]) -> str:
 
 
 def _look(state: "State") -> _Report:
-    from p2pfl.node.lock import is_locked
+    from p2pfl.node.monitoring.status import read_status
     from p2pfl.node.outlook import is_voted
-    from p2pfl.node.status import read_status
+    from p2pfl.node.storage.lock import is_locked
     from p2pfl.personal_figures import personal_figures
 
     running = is_locked(state.config.state)
@@ -251,8 +251,8 @@ def _look(state: "State") -> _Report:
 def _asked(found: "Status", config: "NodeConfig") -> tuple[str, "Status"]:
     """What the node says that runs, and nothing; or where it did not answer, and what is ``found``."""
     from p2pfl.node.config import Endpoint
-    from p2pfl.node.status import ask_status
-    from p2pfl.node.status_server import read_token
+    from p2pfl.node.monitoring.status import ask_status
+    from p2pfl.node.monitoring.status_server import read_token
 
     host, port = found.status_at
     endpoint = Endpoint(str(host), int(port))
@@ -283,7 +283,7 @@ def _planned_end(state: "State") -> float | None:
 
 
 def _ticket(expires: float) -> str:
-    from p2pfl.node.admission import WARN_SECONDS
+    from p2pfl.node.membership.admission import WARN_SECONDS
 
     left, until = expires - time.time(), _moment(int(expires))
     line = f"ticket: {left / 86_400:.1f} days left, until {until}" if left > 0 else f"ticket: expired {until}"

@@ -25,9 +25,9 @@ from p2pfl.node.contribution import LazyContribution
 from p2pfl.node.learner import Learner
 from p2pfl.node.privacy import Budget
 from p2pfl.node.programme import Programme
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import MOST_ROUNDS, Released
-from p2pfl.node.store import Store
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Store
 from p2pfl.node.training.models import Model
 from p2pfl.node.training.objectives import objective
 from p2pfl.node.training.table import Table

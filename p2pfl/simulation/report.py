@@ -15,7 +15,7 @@ from p2pfl.drawing import Drawing
 from p2pfl.explain import explain
 from p2pfl.figures import data, inline, panels, styled
 from p2pfl.gossip.manifest import PrivacySpec
-from p2pfl.node.atomic_file import write_atomically
+from p2pfl.node.storage.atomic_file import write_atomically
 from p2pfl.simulation.experiment import Experiment, Sweep
 from p2pfl.simulation.plots import Plot, plots
 from p2pfl.simulation.running import Row, graph

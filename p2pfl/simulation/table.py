@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from io import BytesIO, StringIO
 from pathlib import Path
 
-from p2pfl.node.atomic_file import write_atomically
+from p2pfl.node.storage.atomic_file import write_atomically
 from p2pfl.simulation.running import Row
 
 

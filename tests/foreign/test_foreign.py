@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from real_federation import Federation, p2pfl, wait_until
 
-from p2pfl.node.identity_file import load_identity
+from p2pfl.node.storage.identity_file import load_identity
 
 HERE = Path(__file__).parent
 SECONDS = 180

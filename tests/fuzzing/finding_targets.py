@@ -11,13 +11,13 @@ from mutations import mutated
 from target import Target
 
 from p2pfl.gossip.canonical import pack
-from p2pfl.node.address_book import Met
-from p2pfl.node.dialback import addresses_asked_untrusted, report_untrusted
+from p2pfl.node.finding.address_book import Met
+from p2pfl.node.finding.dialback import addresses_asked_untrusted, report_untrusted
+from p2pfl.node.finding.mdns import MOST_SAID, addresses_untrusted
 from p2pfl.node.hardened.wire import WireError
-from p2pfl.node.mdns import MOST_SAID, addresses_untrusted
-from p2pfl.node.transport_kademlia import Search, described, parse_message, rendezvous_key
-from p2pfl.node.transport_relay import named, parsed
-from p2pfl.node.transport_types import RequestRefused
+from p2pfl.node.transport.kademlia import Search, described, parse_message, rendezvous_key
+from p2pfl.node.transport.relay import named, parsed
+from p2pfl.node.transport.types import RequestRefused
 
 _WHERE: Final = ("/ip4/192.0.2.1/tcp/4001", "/ip6/2001:db8::1/tcp/4001", "/dns4/a.example/tcp/1")
 

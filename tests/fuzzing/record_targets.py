@@ -40,14 +40,14 @@ from p2pfl.gossip.manifest import (
 )
 from p2pfl.gossip.own_spec import IntegerArgument, NumberArgument, TextArgument
 from p2pfl.gossip.tickets import PREFIX, TicketError, issue, parse_ticket_untrusted
-from p2pfl.node.admission import Greeting
-from p2pfl.node.catch_up import Summary
 from p2pfl.node.errors import DataError
-from p2pfl.node.model_file import read_model
+from p2pfl.node.membership.admission import Greeting
+from p2pfl.node.membership.catch_up import Summary
 from p2pfl.node.privacy import dimension
 from p2pfl.node.released import Released
-from p2pfl.node.transport_address import parse_dialable
-from p2pfl.node.transport_types import Unreachable
+from p2pfl.node.storage.model_file import read_model
+from p2pfl.node.transport.address import parse_dialable
+from p2pfl.node.transport.types import Unreachable
 
 _MOST: Final = 1 << 20
 _LONGEST_ADDRESS: Final = 256

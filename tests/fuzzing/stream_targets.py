@@ -37,8 +37,8 @@ from p2pfl.node.hardened.yamux_stream import (
     YamuxError,
     YamuxStream,
 )
-from p2pfl.node.transport_exchange import ask, read_introduction, read_verdict
-from p2pfl.node.transport_session import Session
+from p2pfl.node.transport.exchange import ask, read_introduction, read_verdict
+from p2pfl.node.transport.session import Session
 
 _LIMITS: Final = YamuxLimits(max_streams=8, spare_window=1 << 20, idle_seconds=20.0)
 _MOST: Final = 1 << 20

@@ -32,10 +32,10 @@ from p2pfl.gossip.events import Course
 from p2pfl.gossip.manifest import canonical_bytes, from_toml
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism
-from p2pfl.node.receipts import RoundOutcome
+from p2pfl.node.monitoring.status import Status
 from p2pfl.node.released import Released
-from p2pfl.node.status import Status
-from p2pfl.node.store import Store
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Store
 
 IDENTITY = Identity.from_seed(bytes(32))
 PEERS = tuple(Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2, 3, 4))

@@ -6,9 +6,10 @@ import pytest
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.canonical import pack
-from p2pfl.node import address_book, store
-from p2pfl.node.address_book import MOST_KEPT_ADDRESSES, OLD_SECONDS, Met, worth_trying
-from p2pfl.node.store import Store
+from p2pfl.node.finding import address_book
+from p2pfl.node.finding.address_book import MOST_KEPT_ADDRESSES, OLD_SECONDS, Met, worth_trying
+from p2pfl.node.storage import store
+from p2pfl.node.storage.store import Store
 
 ONE, TWO, THREE = (Identity.from_seed(bytes([i]) * 32).peer_id for i in (1, 2, 3))
 WHERE = ("/dns4/hospital.example/tcp/4001", "/ip4/192.0.2.1/tcp/4001")

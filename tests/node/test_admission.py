@@ -14,9 +14,9 @@ from p2pfl.gossip.manifest import Manifest, from_toml
 from p2pfl.gossip.revocations import Revocation, revoke
 from p2pfl.gossip.successions import succeed
 from p2pfl.gossip.tickets import Credentials, Standing, issue, parse_ticket_untrusted
-from p2pfl.node.admission import MAX_GREETING_BYTES, FederationAdmission, Greeting
 from p2pfl.node.errors import ClockError, TicketProblem
-from p2pfl.node.transport_types import MAX_GREETING, MAX_REASON
+from p2pfl.node.membership.admission import MAX_GREETING_BYTES, FederationAdmission, Greeting
+from p2pfl.node.transport.types import MAX_GREETING, MAX_REASON
 
 ISSUER, MEMBER, GUEST, STRANGER, OWN = (Identity.from_seed(bytes([number]) * 32) for number in range(1, 6))
 NOW = 1_800_000_000

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from p2pfl.node.atomic_file import write_atomically
 from p2pfl.node.errors import StorageError
+from p2pfl.node.storage.atomic_file import write_atomically
 
 
 def test_a_file_is_written_and_replaced_with_its_exact_mode(tmp_path: Path) -> None:

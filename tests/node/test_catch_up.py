@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.canonical import pack
-from p2pfl.node.catch_up import Summary, agreed_state, newest_agreed
 from p2pfl.node.errors import NetworkError
+from p2pfl.node.membership.catch_up import Summary, agreed_state, newest_agreed
 from p2pfl.node.released import Released
 
 A, B, C = PeerId("A"), PeerId("B"), PeerId("C")

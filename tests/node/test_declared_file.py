@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from p2pfl.node.declared_file import digest_of_file, read_declared_tensors
 from p2pfl.node.errors import DataError
-from p2pfl.node.own_file import write_own
+from p2pfl.node.storage.declared_file import digest_of_file, read_declared_tensors
+from p2pfl.node.storage.own_file import write_own
 
 
 def written(tmp_path: Path, tensors: Mapping[str, NDArray[np.generic]]) -> Path:

@@ -7,7 +7,8 @@ import trio
 import trio.testing
 
 from p2pfl.crypto.identity import Identity, PeerId
-from p2pfl.node.discovery import (
+from p2pfl.node.errors import NetworkError
+from p2pfl.node.finding.discovery import (
     HEARSAY_TRIES,
     LONGEST_DELAY,
     LONGEST_RELAYED_DELAY,
@@ -17,7 +18,6 @@ from p2pfl.node.discovery import (
     Dialler,
     peer_of,
 )
-from p2pfl.node.errors import NetworkError
 
 OWN, OTHER, THIRD = (Identity.from_seed(bytes([i]) * 32).peer_id for i in range(3))
 ADDRESS = f"/ip4/127.0.0.1/tcp/4001/p2p/{OTHER}"

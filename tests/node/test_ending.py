@@ -19,7 +19,7 @@ from p2pfl.node.learner import Learner
 from p2pfl.node.outlook import planned_mechanisms
 from p2pfl.node.privacy import Budget
 from p2pfl.node.programme import vote_rounds
-from p2pfl.node.store import Store
+from p2pfl.node.storage.store import Store
 from p2pfl.node.training.trainer import Trainer
 
 NEVER, AT_ONCE = 1.0, 1e-6

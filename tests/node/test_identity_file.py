@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.node.errors import IdentityError
-from p2pfl.node.identity_file import PREFIX, load_identity, save_identity
+from p2pfl.node.storage.identity_file import PREFIX, load_identity, save_identity
 
 IDENTITY = Identity.from_seed(bytes(range(32)))
 
@@ -78,7 +78,7 @@ def test_directories_and_pipes_are_refused_at_once(tmp_path: Path) -> None:
 
 @given(st.data())
 def test_every_changed_character_is_noticed(data: st.DataObject) -> None:
-    from p2pfl.node.identity_file import _encode, _parse
+    from p2pfl.node.storage.identity_file import _encode, _parse
 
     line = _encode(IDENTITY.seed)
     position = data.draw(st.integers(0, len(line) - 1))
@@ -98,7 +98,7 @@ def test_every_changed_character_is_noticed(data: st.DataObject) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_raise_an_identity_error(data: bytes) -> None:
-    from p2pfl.node.identity_file import _parse
+    from p2pfl.node.storage.identity_file import _parse
 
     with pytest.raises(IdentityError):
         _parse(Path("x"), data)

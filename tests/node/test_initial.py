@@ -14,12 +14,12 @@ from p2pfl.gossip.events import Completed, Contribute
 from p2pfl.gossip.manifest import Manifest, ManifestError, from_toml
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.node.config import NodeConfig, load_config
-from p2pfl.node.declared_file import Tensors, digest_of_file
 from p2pfl.node.errors import ConfigError, DataError
 from p2pfl.node.learner import Learner
 from p2pfl.node.privacy import Budget
 from p2pfl.node.start import load_initial
-from p2pfl.node.store import Store
+from p2pfl.node.storage.declared_file import Tensors, digest_of_file
+from p2pfl.node.storage.store import Store
 from p2pfl.node.training.preprocessing import scaling
 from p2pfl.node.training.table import Table
 from p2pfl.node.training.trainer import Trainer

@@ -13,9 +13,9 @@ from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.manifest import MAX_BYTES, Manifest, canonical_bytes, from_toml
 from p2pfl.node.config import NodeConfig, load_config
 from p2pfl.node.errors import ConfigError, NetworkError
-from p2pfl.node.joining import JOIN_SECONDS, known_federation, obtain_manifest
-from p2pfl.node.store import Store
-from p2pfl.node.transport import Transport
+from p2pfl.node.membership.joining import JOIN_SECONDS, known_federation, obtain_manifest
+from p2pfl.node.storage.store import Store
+from p2pfl.node.transport.network import Transport
 
 A, B = PeerId("A"), PeerId("B")
 IDENTITY = Identity.from_seed(bytes(32))

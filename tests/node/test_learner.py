@@ -35,7 +35,7 @@ from p2pfl.node.learner import Learner
 from p2pfl.node.privacy import Budget, calibrated, stage_plan
 from p2pfl.node.programme import EVALUATION_TRIES, mixing_rounds, most_mixing_rounds
 from p2pfl.node.released import Released
-from p2pfl.node.store import Store
+from p2pfl.node.storage.store import Store
 from p2pfl.node.training.table import Table
 from p2pfl.node.training.trainer import Trainer
 

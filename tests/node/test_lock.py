@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from p2pfl.node.errors import StorageError
-from p2pfl.node.lock import is_locked, locked
+from p2pfl.node.storage.lock import is_locked, locked
 
 HOLD = """
 import pathlib, sys
-from p2pfl.node.lock import locked
+from p2pfl.node.storage.lock import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -6,7 +6,7 @@ import pytest
 
 from p2pfl.gossip.manifest import MAX_BYTES, canonical_bytes, from_toml
 from p2pfl.node.errors import ManifestProblem
-from p2pfl.node.manifest_file import read_manifest, read_manifest_toml
+from p2pfl.node.storage.manifest_file import read_manifest, read_manifest_toml
 
 TOML = """
 name = "hearts"

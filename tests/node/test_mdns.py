@@ -8,7 +8,7 @@ import trio
 from transports import until
 
 from p2pfl.crypto.identity import Identity
-from p2pfl.node.mdns import MOST_SAID, LocalNetwork, addresses_untrusted, interfaces_of, service_name
+from p2pfl.node.finding.mdns import MOST_SAID, LocalNetwork, addresses_untrusted, interfaces_of, service_name
 
 ONE, TWO = (Identity.from_seed(bytes([i]) * 32).peer_id for i in (1, 2))
 FEDERATION = bytes(range(32))

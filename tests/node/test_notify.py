@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from p2pfl.node.notify import Notifier
+from p2pfl.node.monitoring.notify import Notifier
 
 
 def listening(address: str) -> socket.socket:

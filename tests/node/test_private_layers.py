@@ -25,9 +25,9 @@ from p2pfl.gossip.manifest import (
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.node.errors import StorageError
 from p2pfl.node.learner import Learner
-from p2pfl.node.own_file import PRIVATE, is_own
 from p2pfl.node.privacy import Budget
-from p2pfl.node.store import Store
+from p2pfl.node.storage.own_file import PRIVATE, is_own
+from p2pfl.node.storage.store import Store
 from p2pfl.node.training.models import Model
 from p2pfl.node.training.table import Table
 from p2pfl.node.training.trainer import Trainer

@@ -24,11 +24,11 @@ from p2pfl.gossip.events import (
     Waiting,
 )
 from p2pfl.gossip.thresholds import thresholds
-from p2pfl.node.metered import Metered
-from p2pfl.node.metrics import STEPS, Metrics, Sources
-from p2pfl.node.receipts import RoundOutcome
-from p2pfl.node.status import Status
-from p2pfl.node.transport_types import Traffic
+from p2pfl.node.monitoring.metered import Metered
+from p2pfl.node.monitoring.metrics import STEPS, Metrics, Sources
+from p2pfl.node.monitoring.status import Status
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.transport.types import Traffic
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 GROUP = (PeerId("A"), PeerId("B"), PeerId("C"))

@@ -18,10 +18,10 @@ from p2pfl.gossip.rehearsal import Rehearsal
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism, epsilon
 from p2pfl.node.errors import StorageError
-from p2pfl.node.last_signed import LastSigned, require_newest, round_in
-from p2pfl.node.participation import LEAST, RECENT, Participation, missed_on_the_whole
-from p2pfl.node.receipts import Agreement, Entry, Kept, Receipt, RoundOutcome
-from p2pfl.node.store import Store
+from p2pfl.node.monitoring.participation import LEAST, RECENT, Participation, missed_on_the_whole
+from p2pfl.node.storage.last_signed import LastSigned, require_newest, round_in
+from p2pfl.node.storage.receipts import Agreement, Entry, Kept, Receipt, RoundOutcome
+from p2pfl.node.storage.store import Store
 
 VALUES = np.random.default_rng(1).integers(0, 2**32, (4, 5), dtype=np.uint32)
 CHARGE = Mechanism("training", "train", "distributed", 1.5, 0.5, 1, 4, 3, 1)

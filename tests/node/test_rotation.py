@@ -11,13 +11,13 @@ import pytest
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import canonical_bytes, from_toml
 from p2pfl.gossip.successions import MAX_SUCCESSIONS, succeed
-from p2pfl.node import rotation
 from p2pfl.node.config import NodeConfig, load_config
 from p2pfl.node.errors import IdentityError, StorageError
-from p2pfl.node.identity_file import load_identity, save_identity
-from p2pfl.node.journal import Journal
-from p2pfl.node.rotation import issuer_key, next_key, require_settled, rotate
-from p2pfl.node.store import Store
+from p2pfl.node.membership import rotation
+from p2pfl.node.membership.rotation import issuer_key, next_key, require_settled, rotate
+from p2pfl.node.storage.identity_file import load_identity, save_identity
+from p2pfl.node.storage.journal import Journal
+from p2pfl.node.storage.store import Store
 
 OLD, ISSUER, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2, 3))
 CHARGES = 3

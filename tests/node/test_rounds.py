@@ -22,16 +22,16 @@ from p2pfl.gossip.thresholds import thresholds
 from p2pfl.gossip.wire import signed
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import epsilon
-from p2pfl.node.catch_up import Summary
 from p2pfl.node.errors import NetworkError, StorageError
 from p2pfl.node.evaluations import measured
-from p2pfl.node.last_signed import LastSigned
 from p2pfl.node.learner import Learner
+from p2pfl.node.membership.catch_up import Summary
 from p2pfl.node.privacy import dimension, stage_plan
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Released
 from p2pfl.node.rounds import OneThread, Rounds, status_at_start
-from p2pfl.node.store import Store
+from p2pfl.node.storage.last_signed import LastSigned
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Store
 from p2pfl.node.training.metrics import Evaluation
 
 IDENTITY, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))

@@ -10,10 +10,10 @@ from p2pfl import cli
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.config import NodeConfig, load_config
-from p2pfl.node.declared_file import digest_of_file
 from p2pfl.node.errors import ConfigError, DataError, ExitCode
-from p2pfl.node.manifest_file import read_manifest
 from p2pfl.node.start import load_backbone
+from p2pfl.node.storage.declared_file import digest_of_file
+from p2pfl.node.storage.manifest_file import read_manifest
 
 ISSUER = Identity.from_seed(bytes(32)).peer_id
 TOML = f"""

@@ -9,7 +9,7 @@ import trio.testing
 
 from p2pfl.node.config import Endpoint
 from p2pfl.node.errors import ConfigError, NetworkError
-from p2pfl.node.status_server import (
+from p2pfl.node.monitoring.status_server import (
     MOST_CONNECTIONS,
     MOST_REQUEST_BYTES,
     SECONDS,

@@ -16,14 +16,14 @@ from p2pfl import cli
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.events import Course
 from p2pfl.node.accountant import Mechanism
-from p2pfl.node.database import DATABASE
 from p2pfl.node.errors import ExitCode, StorageError
-from p2pfl.node.identity_file import save_identity
-from p2pfl.node.migration import copy_of
-from p2pfl.node.receipts import RoundOutcome
+from p2pfl.node.monitoring.status import FILE, Status, read_status
 from p2pfl.node.released import Released
-from p2pfl.node.status import FILE, Status, read_status
-from p2pfl.node.store import Store
+from p2pfl.node.storage.database import DATABASE
+from p2pfl.node.storage.identity_file import save_identity
+from p2pfl.node.storage.migration import copy_of
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Store
 
 IDENTITY = Identity.from_seed(bytes(32))
 CHARGE = Mechanism("training", "train", "distributed", 1.5, 0.5, 1, 4, 3, 1)
@@ -49,7 +49,7 @@ import resource, sys
 from pathlib import Path
 from p2pfl.crypto.identity import Identity
 from p2pfl.node.errors import StorageError
-from p2pfl.node.store import Store
+from p2pfl.node.storage.store import Store
 with Store.open(Path(sys.argv[1]), Identity.from_seed(bytes(32))) as store:
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     for round in range(500):

@@ -18,12 +18,12 @@ from p2pfl.gossip.messages import Reveal
 from p2pfl.gossip.wire import encode, signed
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism
-from p2pfl.node.database import DATABASE
 from p2pfl.node.errors import StorageError
-from p2pfl.node.journal import Journal
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Place, Released
-from p2pfl.node.store import EVIDENCE_BYTES, EVIDENCE_ROWS, Charge, Exclusion, Store, _checkpoint
+from p2pfl.node.storage.database import DATABASE
+from p2pfl.node.storage.journal import Journal
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import EVIDENCE_BYTES, EVIDENCE_ROWS, Charge, Exclusion, Store, _checkpoint
 
 IDENTITY = Identity.from_seed(bytes(32))
 CHARGE = Mechanism("training", "train", "distributed", 1.5, 0.5, 1, 4, 3, 1)
@@ -439,7 +439,7 @@ KILLED = """
 import os, pathlib, signal, sys
 from p2pfl.crypto.identity import Identity
 from p2pfl.node.accountant import Mechanism
-from p2pfl.node.store import Store
+from p2pfl.node.storage.store import Store
 store = Store.open(pathlib.Path(sys.argv[1]), Identity.from_seed(bytes(32)))
 for round in range(10):
     store.charge(round, Mechanism("training", "train", "distributed", 1.5, 0.5, 1, 4, 3, 1))

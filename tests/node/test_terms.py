@@ -9,9 +9,9 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.manifest import Manifest, TabularTask, from_toml
 from p2pfl.heart_disease import FEDERATION_TOML
-from p2pfl.node import terms
-from p2pfl.node.admission import MAX_GREETING_BYTES, FederationAdmission, Greeting
-from p2pfl.node.terms import MAX_TERMS_BYTES, PLUGIN, SOFTWARE, difference, read_terms, terms_of
+from p2pfl.node.membership import terms
+from p2pfl.node.membership.admission import MAX_GREETING_BYTES, FederationAdmission, Greeting
+from p2pfl.node.membership.terms import MAX_TERMS_BYTES, PLUGIN, SOFTWARE, difference, read_terms, terms_of
 
 A, B = (Identity.from_seed(bytes([n]) * 32).peer_id for n in (1, 2))
 

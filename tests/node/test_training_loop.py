@@ -21,7 +21,7 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.crypto.randomness import seeded_random
 from p2pfl.gossip.manifest import Manifest, PrivacySpec, from_toml
 from p2pfl.node.errors import ManifestProblem
-from p2pfl.node.status import Status
+from p2pfl.node.monitoring.status import Status
 from p2pfl.node.training.handover import SOCKET, address_in, read_frame, send_frame
 from p2pfl.node.training.outside import OutsideTrainer
 from p2pfl.node.training.table import Table

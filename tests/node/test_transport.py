@@ -25,12 +25,13 @@ from transports import Club, drain, echo, identity, next_of, pair, run, running,
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.errors import LocalProtocolError
-from p2pfl.node import transport_reception
 from p2pfl.node.errors import NetworkError
 from p2pfl.node.hardened.guard import ProtocolRefusedError, open_stream
 from p2pfl.node.hardened.wire import WireError, write_frame
 from p2pfl.node.hardened.yamux_stream import YamuxStream
-from p2pfl.node.transport import (
+from p2pfl.node.transport import reception
+from p2pfl.node.transport.exchange import write_verdict
+from p2pfl.node.transport.network import (
     AdmissionRefused,
     GuestRefused,
     Limits,
@@ -41,8 +42,7 @@ from p2pfl.node.transport import (
     RequestRefused,
     Unreachable,
 )
-from p2pfl.node.transport_exchange import write_verdict
-from p2pfl.node.transport_reception import ADMISSION
+from p2pfl.node.transport.reception import ADMISSION
 
 # -- messages
 
@@ -390,7 +390,7 @@ def test_a_peer_may_speak_before_the_last_word_of_admission_is_read(monkeypatch:
             await trio.testing.wait_all_tasks_blocked(0.1)
         await write_verdict(stream, reason)
 
-    monkeypatch.setattr(transport_reception, "write_verdict", delayed)
+    monkeypatch.setattr(reception, "write_verdict", delayed)
 
     async def test() -> None:
         a, b = transport(1), transport(2)

@@ -8,9 +8,9 @@ import trio
 import trio.testing
 from transports import ANYWHERE, identity, run, running, transport
 
-from p2pfl.node.discovery import Dialler
-from p2pfl.node.transport import Transport, Unreachable
-from p2pfl.node.transport_address import first_allowed
+from p2pfl.node.finding.discovery import Dialler
+from p2pfl.node.transport.address import first_allowed
+from p2pfl.node.transport.network import Transport, Unreachable
 
 PEER = identity(1).peer_id
 

@@ -18,8 +18,8 @@ from p2pfl.node.hardened.allowance import (
     Allowance,
     Arrivals,
 )
-from p2pfl.node.transport import AdmissionRefused, MessageReceived, Unreachable
-from p2pfl.node.transport_session import BURST_SECONDS
+from p2pfl.node.transport.network import AdmissionRefused, MessageReceived, Unreachable
+from p2pfl.node.transport.session import BURST_SECONDS
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 50)), max_size=30))

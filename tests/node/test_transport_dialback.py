@@ -10,7 +10,8 @@ from transports import identity, pair, run, running, transport
 
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.canonical import pack, unpack_untrusted
-from p2pfl.node.dialback import (
+from p2pfl.node.errors import NetworkError
+from p2pfl.node.finding.dialback import (
     DIALBACK_EVERY_SECONDS,
     MAX_DIALBACK_BYTES,
     REQUEST,
@@ -21,8 +22,7 @@ from p2pfl.node.dialback import (
     addresses_asked_untrusted,
     report_untrusted,
 )
-from p2pfl.node.errors import NetworkError
-from p2pfl.node.transport import RequestRefused, Unreachable
+from p2pfl.node.transport.network import RequestRefused, Unreachable
 
 ASKER, OTHER = identity(1).peer_id, identity(2).peer_id
 PORT = "/tcp/4001"
@@ -193,7 +193,7 @@ def test_what_others_say_is_logged_once_with_what_to_do(caplog: pytest.LogCaptur
             nursery.cancel_scope.cancel()
         assert reports[-1].reached == ("/ip4/203.0.113.7/tcp/4001",)
 
-    with caplog.at_level(logging.INFO, logger="p2pfl.node.dialback"):
+    with caplog.at_level(logging.INFO, logger="p2pfl.node.finding.dialback"):
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert asked[0] == ["/ip4/192.168.0.2/tcp/4001"]
     assert asked[1] == ["/ip4/203.0.113.7/tcp/4001", "/ip4/192.168.0.2/tcp/4001"]

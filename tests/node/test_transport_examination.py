@@ -22,7 +22,7 @@ from p2pfl.node.examination import (
     examine,
     versions,
 )
-from p2pfl.node.transport import RequestRefused
+from p2pfl.node.transport.network import RequestRefused
 
 ASKER, ASKED = identity(1).peer_id, identity(2).peer_id
 FEDERATION = bytes(32)

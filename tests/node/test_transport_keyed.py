@@ -12,8 +12,8 @@ from transports import identity, next_of, run, running, transport, until
 
 from p2pfl.node.errors import ConfigError
 from p2pfl.node.hardened.keyed import _FIRST_WORDS, _XSalsa20
-from p2pfl.node.network_key import FILE_HEAD, new_key_file, read_key
-from p2pfl.node.transport import MessageReceived, PeerConnected, Transport, Unreachable
+from p2pfl.node.membership.network_key import FILE_HEAD, new_key_file, read_key
+from p2pfl.node.transport.network import MessageReceived, PeerConnected, Transport, Unreachable
 
 KEY, OTHER = bytes(range(32)), bytes(32)
 

@@ -14,9 +14,9 @@ from p2pfl.gossip.manifest import MAX_PARAMETERS
 from p2pfl.node.hardened.guard import open_stream
 from p2pfl.node.hardened.tcp import TcpStream
 from p2pfl.node.hardened.yamux import Yamux
-from p2pfl.node.transport import Limits, MessageReceived, PeerDisconnected, RequestFailed
-from p2pfl.node.transport_session import EventQueue, Link, Room, Session
-from p2pfl.node.transport_types import OUTBOX_SPARE
+from p2pfl.node.transport.network import Limits, MessageReceived, PeerDisconnected, RequestFailed
+from p2pfl.node.transport.session import EventQueue, Link, Room, Session
+from p2pfl.node.transport.types import OUTBOX_SPARE
 
 HUB, SECOND, THIRD = (identity(number).peer_id for number in (1, 2, 3))
 

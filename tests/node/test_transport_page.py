@@ -7,20 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from p2pfl.node import (
-    dialback,
-    examination,
-    transport,
-    transport_kademlia,
-    transport_open,
-    transport_reception,
-    transport_relay,
-    transport_rendezvous,
-    transport_session,
-    transport_types,
-)
+from p2pfl.node import examination
 from p2pfl.node.daemon import LIMITS
+from p2pfl.node.finding import dialback
 from p2pfl.node.hardened import allowance, guard, host, tcp, yamux, yamux_stream
+from p2pfl.node.transport import kademlia, network, open_host, reception, relay, rendezvous, session, types
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "transport.md").read_text(encoding="utf-8")
@@ -28,14 +19,14 @@ UNITS = {"KiB": 1 << 10, "MiB": 1 << 20}
 MODULES = (
     dialback,
     examination,
-    transport,
-    transport_kademlia,
-    transport_open,
-    transport_reception,
-    transport_relay,
-    transport_rendezvous,
-    transport_session,
-    transport_types,
+    network,
+    kademlia,
+    open_host,
+    reception,
+    relay,
+    rendezvous,
+    session,
+    types,
     allowance,
     guard,
     host,

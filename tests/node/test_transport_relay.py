@@ -9,12 +9,12 @@ from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
 from transports import Club, identity, next_of, run, running, transport, until
 
-from p2pfl.node import transport_relay
+from p2pfl.node.finding.relaying import reach_through
 from p2pfl.node.hardened.guard import open_stream
 from p2pfl.node.hardened.wire import WireError, read_delimited, write_delimited
 from p2pfl.node.hardened.yamux_stream import YamuxStream
-from p2pfl.node.relaying import reach_through
-from p2pfl.node.transport import (
+from p2pfl.node.transport import relay
+from p2pfl.node.transport.network import (
     AdmissionRefused,
     MessageReceived,
     PeerConnected,
@@ -22,7 +22,7 @@ from p2pfl.node.transport import (
     Transport,
     Unreachable,
 )
-from p2pfl.node.transport_relay import HOP, STOP
+from p2pfl.node.transport.relay import HOP, STOP
 
 NORTH, SOUTH, MIDDLE = (identity(number).peer_id for number in (1, 2, 3))
 
@@ -143,8 +143,8 @@ def test_a_circuit_ends_with_either_end_and_with_the_relay() -> None:
 
 
 def test_circuits_bytes_and_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_relay, "MAX_CIRCUITS_PER_PEER", 1)
-    monkeypatch.setattr(transport_relay, "CIRCUIT_BYTES", 1 << 16)
+    monkeypatch.setattr(relay, "MAX_CIRCUITS_PER_PEER", 1)
+    monkeypatch.setattr(relay, "CIRCUIT_BYTES", 1 << 16)
 
     async def main() -> None:
         async with apart() as (north, south, middle):
@@ -154,7 +154,7 @@ def test_circuits_bytes_and_time_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
                 await south.connect_through(MIDDLE, NORTH)
             north.send(SOUTH, bytes(1 << 17))
             assert (await next_of(north, PeerDisconnected)).peer == SOUTH
-            monkeypatch.setattr(transport_relay, "CIRCUIT_SECONDS", 1)
+            monkeypatch.setattr(relay, "CIRCUIT_SECONDS", 1)
             assert await reach_through(north, SOUTH)
             assert (await next_of(north, PeerDisconnected)).peer == SOUTH
             await until(lambda: not middle._circuits)

@@ -20,12 +20,12 @@ from multiaddr import Multiaddr
 from transports import ANYWHERE, identity, run
 
 from p2pfl.crypto.identity import PeerId
-from p2pfl.node import transport_open, transport_rendezvous
 from p2pfl.node.errors import NetworkError
+from p2pfl.node.finding.rendezvous import ANNOUNCE_SECONDS, keep_meeting
 from p2pfl.node.hardened.guard import ProtocolRefusedError, open_stream
 from p2pfl.node.hardened.wire import WireError, read_delimited, write_delimited
-from p2pfl.node.rendezvous import ANNOUNCE_SECONDS, keep_meeting
-from p2pfl.node.transport_kademlia import (
+from p2pfl.node.transport import open_host, rendezvous
+from p2pfl.node.transport.kademlia import (
     KADEMLIA,
     Search,
     described,
@@ -34,8 +34,8 @@ from p2pfl.node.transport_kademlia import (
     parse_message,
     rendezvous_key,
 )
-from p2pfl.node.transport_open import VISIT_BYTES, OpenHost
-from p2pfl.node.transport_rendezvous import MAX_RECORDS_OF_A_HOST, RECORD_SECONDS, Records, RendezvousPoint
+from p2pfl.node.transport.open_host import VISIT_BYTES, OpenHost
+from p2pfl.node.transport.rendezvous import MAX_RECORDS_OF_A_HOST, RECORD_SECONDS, Records, RendezvousPoint
 
 FEDERATION, ANOTHER = bytes(range(32)), bytes(32)
 KEY = rendezvous_key(FEDERATION)
@@ -183,8 +183,8 @@ def test_records_end_and_one_host_cannot_crowd_the_others_out() -> None:
 
 
 def test_whatever_is_left_the_bounds_hold_and_nothing_stays_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pfl.node.transport_rendezvous.MAX_RECORDS", 40)
-    monkeypatch.setattr("p2pfl.node.transport_rendezvous.MAX_RECORDS_OF_A_HOST", 8)
+    monkeypatch.setattr("p2pfl.node.transport.rendezvous.MAX_RECORDS", 40)
+    monkeypatch.setattr("p2pfl.node.transport.rendezvous.MAX_RECORDS_OF_A_HOST", 8)
 
     async def main() -> None:
         records, draw = Records(), Random(1)
@@ -279,9 +279,9 @@ def test_a_visitor_that_sends_too_much_is_cut_off() -> None:
 
 def test_visits_are_few_and_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new visitor turns out the oldest; a silent stream and an old connection end."""
-    monkeypatch.setattr(transport_open, "MAX_VISITS", 2)
-    monkeypatch.setattr(transport_open, "VISIT_SECONDS", 1.0)
-    monkeypatch.setattr(transport_rendezvous, "VISIT_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(open_host, "MAX_VISITS", 2)
+    monkeypatch.setattr(open_host, "VISIT_SECONDS", 1.0)
+    monkeypatch.setattr(rendezvous, "VISIT_IDLE_SECONDS", 0.2)
 
     async def main() -> None:
         async with points(1) as (point,), trio.open_nursery() as nursery:

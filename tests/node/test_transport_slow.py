@@ -31,7 +31,7 @@ from p2pfl.crypto.identity import PeerId
 from p2pfl.node.hardened.guard import open_stream
 from p2pfl.node.hardened.tcp import UNSENT
 from p2pfl.node.hardened.wire import write_body
-from p2pfl.node.transport import MessageReceived, PeerDisconnected, RequestFailed, Transport
+from p2pfl.node.transport.network import MessageReceived, PeerDisconnected, RequestFailed, Transport
 
 CHUNK = (1 << 20) + 4096
 HUB, SLOW, FAST, OTHER = (identity(number).peer_id for number in (1, 2, 3, 4))

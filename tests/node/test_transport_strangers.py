@@ -22,13 +22,13 @@ from transports import (
     until,
 )
 
-from p2pfl.node import transport_session
 from p2pfl.node.hardened import host as hardened_host
 from p2pfl.node.hardened import tcp as hardened_tcp
 from p2pfl.node.hardened.guard import open_stream
 from p2pfl.node.hardened.tcp import HANDSHAKE_BYTES, HANDSHAKE_READ_AHEAD, READ_AHEAD, TcpStream
 from p2pfl.node.hardened.wire import WireError
-from p2pfl.node.transport import (
+from p2pfl.node.transport import session
+from p2pfl.node.transport.network import (
     AdmissionRefused,
     GuestRefused,
     PeerConnected,
@@ -36,8 +36,8 @@ from p2pfl.node.transport import (
     Transport,
     Unreachable,
 )
-from p2pfl.node.transport_reception import ADMISSION
-from p2pfl.node.transport_session import EventQueue
+from p2pfl.node.transport.reception import ADMISSION
+from p2pfl.node.transport.session import EventQueue
 
 HELLO = b"\x13/multistream/1.0.0\n\x07/noise\n"
 
@@ -327,7 +327,7 @@ def test_long_reasons_are_cut_and_unprintable_ones_replaced() -> None:
 
 
 def test_refusals_that_nobody_sees_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_session, "MAX_REFUSALS_QUEUED", 3)
+    monkeypatch.setattr(session, "MAX_REFUSALS_QUEUED", 3)
     queue, stranger = EventQueue(1, 1), identity(2).peer_id
     for number in range(10):
         queue.put(GuestRefused(stranger, str(number)))
@@ -336,7 +336,7 @@ def test_refusals_that_nobody_sees_are_dropped(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_who_comes_and_goes_unseen_is_let_in_so_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_session, "MAX_COMINGS_QUEUED", 5)
+    monkeypatch.setattr(session, "MAX_COMINGS_QUEUED", 5)
 
     async def test() -> None:
         host, peer = transport(1), transport(2)

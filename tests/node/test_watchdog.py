@@ -12,11 +12,11 @@ import trio
 import trio.testing
 
 from p2pfl.gossip.events import Waiting
-from p2pfl.node.metered import Metered
-from p2pfl.node.metrics import Metrics
+from p2pfl.node.monitoring.metered import Metered
+from p2pfl.node.monitoring.metrics import Metrics
+from p2pfl.node.monitoring.status_server import Page, StatusServer
+from p2pfl.node.monitoring.watchdog import Watchdog, _what_runs, spare_the_collector
 from p2pfl.node.shell import Work
-from p2pfl.node.status_server import Page, StatusServer
-from p2pfl.node.watchdog import Watchdog, _what_runs, spare_the_collector
 
 LATE = 0.02
 
@@ -36,7 +36,7 @@ class Bell(logging.Handler):
 
 @pytest.fixture
 def bell() -> Iterator[Bell]:
-    handler, logger = Bell(), logging.getLogger("p2pfl.node.watchdog")
+    handler, logger = Bell(), logging.getLogger("p2pfl.node.monitoring.watchdog")
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)

@@ -11,8 +11,8 @@ import trio.testing
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.node.hardened.guard import open_stream
 from p2pfl.node.hardened.yamux_stream import YamuxStream
-from p2pfl.node.transport import Limits, PeerConnected, Responder, Transport, TransportEvent
-from p2pfl.node.transport_session import Session
+from p2pfl.node.transport.network import Limits, PeerConnected, Responder, Transport, TransportEvent
+from p2pfl.node.transport.session import Session
 
 ANYWHERE = "/ip4/127.0.0.1/tcp/0"
 PREFIX = "/p2pfl/test"

@@ -20,9 +20,9 @@ from p2pfl.gossip.tickets import check, parse_ticket_untrusted
 from p2pfl.node import errors
 from p2pfl.node.config import NodeConfig
 from p2pfl.node.errors import ExitCode, StorageError, UserError
-from p2pfl.node.identity_file import load_identity, save_identity
 from p2pfl.node.start import Prepared
-from p2pfl.node.store import Store
+from p2pfl.node.storage.identity_file import load_identity, save_identity
+from p2pfl.node.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 ISSUER, MEMBER, GUEST = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2, 3))
@@ -410,7 +410,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run: Run, monkeypatch: pytes
         raise StorageError("cannot write x: the disk is full", "free some space")
 
     Path("hearts.toml").write_text(TOML)
-    monkeypatch.setattr("p2pfl.node.atomic_file.write_atomically", full)
+    monkeypatch.setattr("p2pfl.node.storage.atomic_file.write_atomically", full)
     refused(run, ExitCode.STORAGE, "the disk is full", "federation", "create", "hearts.toml")
     refused(run, ExitCode.STORAGE, "the disk is full", "init", "a")
     assert os.listdir("a") == []

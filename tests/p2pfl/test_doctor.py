@@ -19,24 +19,24 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
 from p2pfl.gossip.tickets import issue
 from p2pfl.heart_disease import FEDERATION_TOML, write_hospital
-from p2pfl.node.admission import FederationAdmission
-from p2pfl.node.check import Checked
 from p2pfl.node.config import Endpoint, NodeConfig, load_config
-from p2pfl.node.dialback import REQUEST as DIALBACK
-from p2pfl.node.dialback import Dialback
 from p2pfl.node.doctor import directory as directory_checks
 from p2pfl.node.doctor import examine_node, findings, machine, members, rounds
 from p2pfl.node.doctor.known import Ended, Known
 from p2pfl.node.errors import ExitCode
 from p2pfl.node.examination import REQUEST as EXAMINATION
 from p2pfl.node.examination import Examined, Examiner
-from p2pfl.node.identity_file import save_identity
-from p2pfl.node.lock import locked
-from p2pfl.node.participation import Share
-from p2pfl.node.status import Status
-from p2pfl.node.status_server import Page, StatusServer
-from p2pfl.node.store import Store
-from p2pfl.node.transport import Limits, Transport
+from p2pfl.node.finding.dialback import REQUEST as DIALBACK
+from p2pfl.node.finding.dialback import Dialback
+from p2pfl.node.membership.admission import FederationAdmission
+from p2pfl.node.monitoring.participation import Share
+from p2pfl.node.monitoring.status import Status
+from p2pfl.node.monitoring.status_server import Page, StatusServer
+from p2pfl.node.storage.check import Checked
+from p2pfl.node.storage.identity_file import save_identity
+from p2pfl.node.storage.lock import locked
+from p2pfl.node.storage.store import Store
+from p2pfl.node.transport.network import Limits, Transport
 
 OWN, OTHER, ISSUER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2, 3))
 STATE = Path("state")

@@ -23,13 +23,13 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.evaluation_spec import EvaluationSpec
 from p2pfl.gossip.manifest import DenseModel, Manifest, canonical_bytes, from_toml
 from p2pfl.node.errors import ExitCode
-from p2pfl.node.identity_file import save_identity
-from p2pfl.node.own_file import is_own
 from p2pfl.node.privacy import dimension, stage_plan
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Released
 from p2pfl.node.rounds import status_at_start
-from p2pfl.node.store import Store
+from p2pfl.node.storage.identity_file import save_identity
+from p2pfl.node.storage.own_file import is_own
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Store
 
 IDENTITY = Identity.from_seed(bytes(range(32)))
 PEERS = tuple(Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2, 3, 4))

@@ -9,7 +9,7 @@ import trio
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.logs import JsonFormatter, TextFormatter
-from p2pfl.node.log_fields import about_round
+from p2pfl.node.monitoring.log_fields import about_round
 
 EVIL = "peer said \x1b[2J\nerror forged line"
 

@@ -18,13 +18,13 @@ import renyi
 from p2pfl import cli
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
-from p2pfl.node.database import DATABASE
 from p2pfl.node.errors import ExitCode
-from p2pfl.node.identity_file import load_identity, save_identity
 from p2pfl.node.privacy import dimension, stage_plan
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Released
-from p2pfl.node.store import Store
+from p2pfl.node.storage.database import DATABASE
+from p2pfl.node.storage.identity_file import load_identity, save_identity
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Store
 from p2pfl.node.training.table import load_table
 from p2pfl.node.training.unlabelled import load_unlabelled
 

@@ -11,12 +11,12 @@ from p2pfl import cli
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
 from p2pfl.node.errors import ExitCode
-from p2pfl.node.identity_file import save_identity
-from p2pfl.node.own_file import PERSONAL, PRIVATE, is_own
 from p2pfl.node.privacy import dimension
 from p2pfl.node.released import Released
 from p2pfl.node.rounds import status_at_start
-from p2pfl.node.store import Store
+from p2pfl.node.storage.identity_file import save_identity
+from p2pfl.node.storage.own_file import PERSONAL, PRIVATE, is_own
+from p2pfl.node.storage.store import Store
 
 IDENTITY = Identity.from_seed(bytes(range(32)))
 Run = Callable[..., tuple[int, str, str]]

@@ -14,9 +14,9 @@ from p2pfl.node.accountant import Kind, epsilon
 from p2pfl.node.errors import PrivacyError
 from p2pfl.node.outlook import outlook, planned_mechanisms
 from p2pfl.node.privacy import Budget, calibrated, dimension, stage_plan
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Place
-from p2pfl.node.store import Charge
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Charge
 from p2pfl.planning import Terms, check_promise, planned_ladder
 from p2pfl.topologies.schedule import groups as schedule
 

@@ -15,18 +15,18 @@ from p2pfl import cli
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
 from p2pfl.node.accountant import epsilon
-from p2pfl.node.carried import Carried, summed
 from p2pfl.node.config import load_config
 from p2pfl.node.errors import ExitCode, StorageError
-from p2pfl.node.identity_file import load_identity, save_identity
-from p2pfl.node.lock import locked
-from p2pfl.node.manifest_file import read_manifest
 from p2pfl.node.outlook import planned_mechanisms
 from p2pfl.node.privacy import Budget, dimension, stage_plan
-from p2pfl.node.receipts import RoundOutcome
 from p2pfl.node.released import Released
 from p2pfl.node.start import prepared
-from p2pfl.node.store import Store
+from p2pfl.node.storage.carried import Carried, summed
+from p2pfl.node.storage.identity_file import load_identity, save_identity
+from p2pfl.node.storage.lock import locked
+from p2pfl.node.storage.manifest_file import read_manifest
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Store
 
 IDENTITY = Identity.from_seed(bytes(range(32)))
 PEERS = tuple(Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2, 3, 4))

@@ -17,12 +17,12 @@ from p2pfl.gossip.messages import Result
 from p2pfl.gossip.wire import signed
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.errors import ExitCode
-from p2pfl.node.identity_file import save_identity
-from p2pfl.node.lock import locked
-from p2pfl.node.receipts import RoundOutcome
+from p2pfl.node.monitoring.status import FILE, Status, read_status
 from p2pfl.node.released import Released
-from p2pfl.node.status import FILE, Status, read_status
-from p2pfl.node.store import Exclusion, Store
+from p2pfl.node.storage.identity_file import save_identity
+from p2pfl.node.storage.lock import locked
+from p2pfl.node.storage.receipts import RoundOutcome
+from p2pfl.node.storage.store import Exclusion, Store
 
 IDENTITY, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
 STATE = Path("state")

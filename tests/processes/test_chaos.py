@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from real_federation import Federation, Member, wait_until
 
-from p2pfl.node.identity_file import load_identity
-from p2pfl.node.receipts import Receipt
-from p2pfl.node.store import Store
+from p2pfl.node.storage.identity_file import load_identity
+from p2pfl.node.storage.receipts import Receipt
+from p2pfl.node.storage.store import Store
 
 TIMING = {
     "gather_seconds = 3.0\nready_seconds = 3.0\nphase_seconds = 3.0\nround_seconds = 12.0": (

@@ -9,7 +9,7 @@ import trio.testing
 from transports import drain, run, running, transport, until
 
 from p2pfl.crypto.identity import PeerId
-from p2pfl.node.transport import Transport
+from p2pfl.node.transport.network import Transport
 
 PIECE = bytes(range(256)) * 1024
 EVERY = 50

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from real_federation import Federation
 
-from p2pfl.node.identity_file import load_identity
 from p2pfl.node.released import Released
-from p2pfl.node.store import Store
+from p2pfl.node.storage.identity_file import load_identity
+from p2pfl.node.storage.store import Store
 from p2pfl.simulation import exact
 from p2pfl.simulation.experiment import read
 from p2pfl.simulation.running import meeting

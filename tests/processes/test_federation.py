@@ -12,9 +12,9 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.evidence import Accusation, contradiction
 from p2pfl.gossip.messages import Result
 from p2pfl.gossip.wire import signed
-from p2pfl.node.identity_file import load_identity
 from p2pfl.node.released import Released
-from p2pfl.node.store import Exclusion, Store
+from p2pfl.node.storage.identity_file import load_identity
+from p2pfl.node.storage.store import Exclusion, Store
 
 Make = Callable[..., Federation]
 

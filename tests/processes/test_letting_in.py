@@ -74,8 +74,8 @@ def going_on(members: list[Member]) -> Callable[[], bool]:
 
 
 def ledger(member: Member) -> list[object]:
-    from p2pfl.node.identity_file import load_identity
-    from p2pfl.node.store import Store
+    from p2pfl.node.storage.identity_file import load_identity
+    from p2pfl.node.storage.store import Store
 
     identity = load_identity(member.directory / "identity.key")
     with Store.open(member.directory / "state", identity, readonly=True) as store:

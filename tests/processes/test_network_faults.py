@@ -12,8 +12,8 @@ import pytest
 from real_federation import Federation, Member, wait_until
 from test_finding import Namespaces, allowed
 
-from p2pfl.node.identity_file import load_identity
-from p2pfl.node.store import Store
+from p2pfl.node.storage.identity_file import load_identity
+from p2pfl.node.storage.store import Store
 
 pytestmark = pytest.mark.slow
 
