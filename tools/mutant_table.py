@@ -158,8 +158,8 @@ MUTATIONS: Final = {
     ],
     ("gossip/round", "gossip/attacks gossip/attacks_on_membership"): [
         (
-            "if self._sum is not None and self._sum.acked and message.author",
-            "if False and message.author",
+            "if self._sum is not None and (self._sum.acked or message.author not in",
+            "if False and (self._sum.acked or message.author not in",
             "one member calls it away while the others go on by its ack",
         ),
         (
@@ -433,9 +433,8 @@ MUTATIONS: Final = {
     ],
     ("gossip/round", "gossip/round gossip/round_machine gossip/attacks gossip/attacks_on_membership"): [
         (
-            "if any(self._same_purpose(self._readies[peer], ours) for peer in left_out"
-            " if peer in self._readies):",
-            "if False:",
+            "unfair = any(self._same_purpose(self._readies[peer], ours) for peer in ready)",
+            "unfair = False",
             "a convener chooses the members",
         ),
         ("if ours not in proposal.readies or len", "if len", "a roster with another key in our place"),

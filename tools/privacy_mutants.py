@@ -99,7 +99,7 @@ MUTATIONS: Final = {
             "records where too little noise hides them",
         ),
     ],
-    ("node/store", "p2pfl/resume"): [
+    ("node/storage/store", "p2pfl/resume"): [
         (
             "        return carried + [charge.mechanism",
             "        return [charge.mechanism",
@@ -109,7 +109,7 @@ MUTATIONS: Final = {
     ("node/outlook", "p2pfl/export"): [
         ("    if not is_voted(manifest, store):\n", "    if True:\n", "after a vote epsilon is that so far"),
     ],
-    ("node/model_file", "p2pfl/export"): [
+    ("node/storage/model_file", "p2pfl/export"): [
         ("*([MARK] if own else [])", "*[]", "own records in a file that does not say so"),
     ],
     ("p2pfl/model_card", "p2pfl/export"): [
