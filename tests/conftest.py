@@ -1,5 +1,5 @@
-"""Hypothesis tries the same examples on every run, a slow machine is no failure, and no test hears another's
-logs.
+"""Hypothesis tries the same examples on every run, a slow machine is no failure, no test hears another's
+logs, and a suite that nohup started does not hand that on to the nodes it starts.
 """
 
 import os
@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import settings
 
 settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile("deterministic")
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

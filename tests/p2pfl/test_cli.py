@@ -650,10 +650,12 @@ def test_a_running_node_ends_cleanly_when_its_terminal_closes(run: Run, home: Pa
         [*command, *listen], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as node:
         assert node.stdout is not None
-        assert node.stderr is not None
         assert node.stdout.readline().startswith("listening on /ip4/127.0.0.1/tcp/")
         node.send_signal(signal.SIGHUP)
-        err = node.stderr.read()
-        assert node.wait(60) == 0
+        try:
+            _, err = node.communicate(timeout=60)
+        finally:
+            node.kill()
+        assert node.returncode == 0
     assert "SIGHUP: stopping; what was committed is kept" in err
     assert "Traceback" not in err
