@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from p2pfl import cli
+from p2pfl import cli, personal_model
 from p2pfl.crypto.identity import Identity
+from p2pfl.crypto.randomness import seeded_random
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
 from p2pfl.node.errors import ExitCode
 from p2pfl.node.privacy import dimension
@@ -26,7 +27,9 @@ EVALUATE = ("evaluate", "--config", "node.toml", "--json")
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command line in an empty directory; batches come in the same order every time."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(personal_model, "system_random", seeded_random(b"batches"))
     return lambda *arguments: (cli.main(arguments), *capsys.readouterr())
 
 
@@ -110,7 +113,7 @@ def test_private_layers_are_fitted_from_where_they_are(run: Run) -> None:
         store.save_private(kept)
     private = (Path("state") / PRIVATE).read_bytes()
     found = json.loads(run(*PERSONALISE, "--epochs", "40", "--json")[1])
-    assert found["shared"]["accuracy"] < 0.1 < 0.7 < found["personal"]["accuracy"]
+    assert found["shared"]["accuracy"] < 0.1 < 0.9 < found["personal"]["accuracy"]
     assert json.loads(run(*EVALUATE)[1])["personal"] == found["personal"]
     assert (Path("state") / PRIVATE).read_bytes() == private
 
