@@ -1,10 +1,9 @@
 """The models of all nodes at once: row i of one matrix is node i's flat vector, as a node lays it out.
 
-A step moves every row by its own batch. Dense models are batched matrix products, with the weights of each
-layer updated in place, so that no gradient matrix exists; every other network goes through
-``torch.func.vmap``. What is clipped is clipped per record: for dense layers the norm of a record's gradient
-follows from its inputs and output slopes alone (ghost norms: Goodfellow, "Efficient per-example gradient
-computations", 2015).
+A step moves every row by its own batch. Dense models are batched matrix products, whose gradients exist for
+one layer at a time; every other network goes through ``torch.func.vmap``. What is clipped is clipped per
+record: for dense layers the norm of a record's gradient follows from its inputs and output slopes alone
+(ghost norms: Goodfellow, "Efficient per-example gradient computations", 2015).
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from p2pfl.gossip.manifest import DenseModel, ModelSpec
 from p2pfl.node.training.networks import network
-from p2pfl.node.training.objectives import Objective
+from p2pfl.node.training.objectives import Classes, Objective
 
 _MOST_GRADIENTS = 1 << 26
 """Numbers of per-record gradients that exist at once where they have to be written out."""
@@ -61,7 +60,10 @@ def stack(spec: ModelSpec, features: int, objective: Objective) -> Stack:
 
 
 class DenseStack:
-    """Linear layers of ``widths`` with tanh between them."""
+    """Linear layers of ``widths`` with tanh between them.
+
+    Values and slopes are (n, width, b) in here: the products are faster that way, and the softmax much.
+    """
 
     def __init__(self, widths: Sequence[int], objective: Objective) -> None:
         self._shapes = [(after, before) for before, after in pairwise(widths)]
@@ -71,20 +73,20 @@ class DenseStack:
     def step(self, parameters: Tensor, batch: Batch, rate: float, clip_norm: float | None) -> None:
         """See :class:`Stack`."""
         layers = self._layers(parameters)
-        inputs, outputs = self._forward(layers, batch.inputs.flatten(2))
+        inputs, outputs = self._forward(layers, batch.inputs.flatten(2).mT)
         slopes = self._slopes(layers, inputs, self._last_slopes(outputs, batch))
         if clip_norm is not None:
             factors = _clip_factors(inputs, slopes, clip_norm)
             for slope in slopes:
                 slope.mul_(factors)
         for (weights, biases), values, slope in zip(layers, inputs, slopes, strict=True):
-            weights.baddbmm_(slope.mT, values, alpha=-rate)
-            biases.sub_(slope.sum(1), alpha=rate)
+            weights.sub_(torch.bmm(slope, values.mT), alpha=rate)
+            biases.sub_(slope.sum(2), alpha=rate)
 
     def outputs(self, parameters: Tensor, inputs: Tensor) -> Tensor:
         """See :class:`Stack`."""
         values = inputs.flatten(1).expand(len(parameters), -1, -1)
-        return self._forward(self._layers(parameters), values)[1].squeeze(-1)
+        return self._forward(self._layers(parameters), values.mT)[1].mT.squeeze(-1)
 
     def _layers(self, parameters: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views of each layer's weights (n, after, before) and biases (n, after)."""
@@ -99,14 +101,18 @@ class DenseStack:
         """What goes into each layer, and what comes out of the last."""
         inputs: list[Tensor] = []
         for weights, biases in layers:
-            values = values.tanh_() if inputs else values
+            values = _tanh_(values) if inputs else values
             inputs.append(values)
-            values = torch.baddbmm(biases.unsqueeze(1), values, weights.mT)
+            values = torch.baddbmm(biases.unsqueeze(2), weights, values)
         return inputs, values
 
     def _last_slopes(self, outputs: Tensor, batch: Batch) -> Tensor:
-        slopes = self._objective.slopes(outputs.squeeze(-1), batch.targets).reshape(outputs.shape)
-        return slopes * batch.present.unsqueeze(-1)
+        if isinstance(self._objective, Classes) and not self._objective.hinge:
+            slopes = _class_slopes(self._objective, outputs, batch.targets)
+        else:
+            found = self._objective.slopes(outputs.mT.squeeze(-1), batch.targets)
+            slopes = found.reshape(outputs.mT.shape).mT
+        return slopes * batch.present.unsqueeze(1)
 
     def _slopes(
         self, layers: list[tuple[Tensor, Tensor]], inputs: list[Tensor], last: Tensor
@@ -114,23 +120,39 @@ class DenseStack:
         """The slopes of the losses by what each layer gives."""
         slopes = [last]
         for (weights, _), values in zip(layers[:0:-1], inputs[:0:-1], strict=True):
-            slopes.append(torch.bmm(slopes[-1], weights).mul_(1 - values * values))
+            slopes.append(torch.bmm(weights.mT, slopes[-1]).mul_(1 - values * values))
         return slopes[::-1]
 
 
+def _tanh_(values: Tensor) -> Tensor:
+    """In place, by the logistic function, which torch has three times as fast as its own tanh."""
+    return values.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def _class_slopes(objective: Classes, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The objective's own, of outputs (n, classes, b): torch's softmax over few numbers that lie side by side
+    costs twenty times that over few that do not.
+    """
+    right = targets.long().unsqueeze(1)
+    slopes = torch.softmax(outputs, 1).scatter_add_(1, right, outputs.new_tensor(-1.0).expand_as(right))
+    if objective.weights:
+        slopes.mul_(outputs.new_tensor(objective.weights)[right])
+    return slopes
+
+
 def _clip_factors(inputs: list[Tensor], slopes: list[Tensor], clip_norm: float) -> Tensor:
-    """min(1, C / |gradient|) of every record, (n, b, 1); a layer with inputs a and slopes g adds
+    """min(1, C / |gradient|) of every record, (n, 1, b); a layer with inputs a and slopes g adds
     |g|² (|a|² + 1) to the square of the norm.
     """
     squares = sum(
-        slope.square().sum(-1) * (values.square().sum(-1) + 1)
+        slope.square().sum(1) * (values.square().sum(1) + 1)
         for slope, values in zip(slopes, inputs, strict=True)
     )
     assert isinstance(squares, Tensor)
     return (
         (clip_norm * squares.clamp_min_(torch.finfo(squares.dtype).tiny).rsqrt_())
         .clamp_max_(1.0)
-        .unsqueeze(-1)
+        .unsqueeze(1)
     )
 
 
