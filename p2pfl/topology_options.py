@@ -2,11 +2,9 @@
 
 import argparse
 import re
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from p2pfl.node.errors import UsageError, UserError
@@ -22,6 +20,7 @@ _SCHEDULES: Final = ("random", "grid", "clustered")
 _OF_ONE: Final = ("nodes", "groups", "minimum", "schedule", "mixing", "fresh")
 """What may follow a source behind a comma; everything else there is a parameter of its family."""
 _GROUP: Final = 4
+_OWN: Final = "see 'Your own' in docs/topologies.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +90,17 @@ def in_groups(found: Asked) -> "Topology | None":
 def explained(options: argparse.Namespace) -> Iterator[None]:
     """What is wrong with a topology, in one line for whoever asked for it.
 
-    Raises UsageError for errors of topologies, and for everything that code of the user's own raises.
+    Raises UsageError for errors of topologies, and for everything that comes of code of the user's own.
     """
-    from p2pfl.topologies.errors import TopologyError
+    from p2pfl.topologies.errors import CodeError, TopologyError
     from p2pfl.topologies.schedule import ScheduleError
 
     sources = options.source if isinstance(options.source, list) else [options.source]
     own = [_split(source)[0] for source in sources if ":" in source]
     try:
         yield
+    except CodeError as error:
+        raise UsageError(str(error), _OWN) from error
     except (TopologyError, ScheduleError) as error:
         raise UsageError(str(error), "see `p2pfl topology list`, and docs/topologies.md") from None
     except UserError:
@@ -107,9 +108,8 @@ def explained(options: argparse.Namespace) -> Iterator[None]:
     except Exception as error:
         if not own:
             raise
-        where = _line_in(error, [source.rpartition(":")[0] for source in own])
-        what = f"{', '.join(own)} fails: {type(error).__name__}: {error}"
-        raise UsageError(what + where, "see 'Your own' in docs/topologies.md") from error
+        what = f"what {', '.join(own)} gives cannot be used: {type(error).__name__}: {error}"
+        raise UsageError(what, _OWN) from error
 
 
 def _asked(source: str, options: argparse.Namespace) -> Asked:
@@ -193,10 +193,3 @@ def _count(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,11}", text):
         raise argparse.ArgumentTypeError("must be a whole number above 0")
     return int(text)
-
-
-def _line_in(error: Exception, files: Sequence[str]) -> str:
-    """Where in one of ``files`` it happened."""
-    names = {Path(file).name for file in files}
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name in names]
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

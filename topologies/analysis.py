@@ -5,31 +5,27 @@ Everything is a function of a :class:`~p2pfl.topologies.topology.Topology`; make
 :func:`~p2pfl.topologies.grouped.grouped`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from math import inf, nan
 from typing import Any, Final
 
 import networkx as nx  # type: ignore[import-untyped]  # ships no type information
 import numpy as np
 
 from p2pfl.topologies import chance, consensus
+from p2pfl.topologies.errors import TopologyError
+from p2pfl.topologies.reach import CutVertex, cut_vertices, diameter
 from p2pfl.topologies.registry import entries
-from p2pfl.topologies.sparse import Floats
+from p2pfl.topologies.sparse import Floats, Weights
 from p2pfl.topologies.spectra import second_eigenvalue
 from p2pfl.topologies.topology import Topology
 
 PARAMETERS: Final = 1_000_000
 _LOOKED_AT: Final = 16
 """Rounds of a topology that changes which stand for all."""
-_ALL_PAIRS: Final = 1500
-
-
-@dataclass(frozen=True, slots=True)
-class CutVertex:
-    """A node without which ``isolated`` (everybody but the largest part that is left) reach no-one else."""
-
-    node: str
-    isolated: tuple[str, ...]
+_REMEMBERED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +93,9 @@ def report(
     measuring gives up. ``seed``: of the values that are mixed. Raises TopologyError if the mixing scheme does
     not fit.
     """
+    if topology.is_complete:
+        return _of_everybody(topology, mixing, parameters, bytes_per_value, tolerance)
+    topology = _remembered(topology)
     rounds, graph = _sample(topology), union(topology)
     degrees, sent = degrees_of(topology), sent_bytes(topology, parameters, bytes_per_value)
     static = topology.period == 1
@@ -135,30 +134,24 @@ def compare(topologies: Sequence[Topology], **how: Any) -> tuple[Report, ...]:
 
 def union(topology: Topology) -> nx.Graph:
     """The graph of all edges of one period, or of 16 rounds of a topology without one; not to be changed."""
-    graphs = [_drawn(topology, round) for round in _sample(topology)]
-    if any(graph.is_directed() for graph in graphs):
-        graphs = [graph.to_directed() for graph in graphs]
-    return graphs[0] if len(graphs) == 1 else nx.compose_all(graphs)
+    drawn = [topology.step(round) for round in _sample(topology)]
+    if len(drawn) == 1 and isinstance(drawn[0], nx.Graph):
+        return drawn[0]
+    graph = nx.DiGraph()
+    graph.add_nodes_from(topology.nodes)
+    for each in drawn:
+        graph.add_edges_from(_arcs(each, topology.nodes))
+    if not all(other in graph.pred[node] for node, near in graph.adj.items() for other in near):
+        return graph
+    both = nx.Graph()
+    both.add_nodes_from(graph)
+    both.add_edges_from(graph.edges)
+    return both
 
 
 def degrees_of(topology: Topology) -> Floats:
     """How many others each node sends to in each round looked at, shape (rounds, n)."""
     return np.array([_out_degrees(topology, round) for round in _sample(topology)], np.float64)
-
-
-def diameter(graph: nx.Graph) -> int | None:
-    """The longest of all shortest ways; None if somebody cannot be reached.
-
-    Above 1500 nodes the longest that two sweeps find, a lower bound, exact for lattices and trees.
-    """
-    directed = graph.is_directed()
-    if _is_dense(graph):
-        return 1 if _least_degree(graph) == len(graph) - 1 else 2
-    if not (nx.is_strongly_connected(graph) if directed else nx.is_connected(graph)):
-        return None
-    if len(graph) > _ALL_PAIRS:
-        return int(nx.approximation.diameter(graph, seed=0))
-    return int(nx.diameter(graph, usebounds=not directed))
 
 
 def closed_form(topology: Topology, mixing: str | None = None) -> float | None:
@@ -214,37 +207,39 @@ def sent_bytes(topology: Topology, parameters: int = PARAMETERS, bytes_per_value
 
 def seconds(topology: Topology, sent: Floats) -> float | None:
     """A round of the slowest node: its latency (ms) and ``sent`` bytes over its bandwidth (Mbit/s); two
-    exchanges in a group. None if either is not known of all.
+    exchanges in a group. None if either is not known of all. Raises TopologyError for one that is no number.
     """
     known = [topology.attributes.get(node, {}) for node in topology.nodes]
     if not all("bandwidth" in each and "latency" in each for each in known):
         return None
     exchanges = 2 if topology.groups else 1
     times = [
-        exchanges * float(each["latency"]) / 1e3 + bytes_ * 8 / (float(each["bandwidth"]) * 1e6)
-        for each, bytes_ in zip(known, sent, strict=True)
+        exchanges * _number(node, each, "latency") / 1e3
+        + bytes_ * 8 / (_number(node, each, "bandwidth") * 1e6)
+        for node, each, bytes_ in zip(topology.nodes, known, sent, strict=True)
     ]
     return float(max(times))
 
 
-def cut_vertices(graph: nx.Graph) -> tuple[CutVertex, ...]:
-    """The nodes whose failure separates others, worst first; directions are not looked at."""
-    if _is_dense(graph):
-        return ()
-    plain = nx.Graph(graph)
-    found = []
-    for node in nx.articulation_points(plain):
-        rest = plain.copy()
-        rest.remove_node(node)
-        home = nx.node_connected_component(plain, node) - {node}
-        parts = sorted(nx.connected_components(rest.subgraph(home)), key=lambda part: (-len(part), min(part)))
-        found.append(CutVertex(str(node), tuple(sorted(set().union(*parts[1:])))))
-    return tuple(sorted(found, key=lambda cut: (-len(cut.isolated), cut.node)))
+def _number(node: str, known: Mapping[str, Any], name: str) -> float:
+    try:
+        value = float(known[name])
+    except (TypeError, ValueError):
+        value = nan
+    if not (0 < value < inf or (name == "latency" and value == 0)):
+        raise TopologyError(f"{node}: {name} must be a number above 0, not {known[name]!r}")
+    return value
 
 
 def _takes_means(topology: Topology) -> bool:
     """Whether rows add up to 1; if not, it is for push-sum, whose values alone do not contract."""
     return bool(np.allclose(topology.weights(0).row_sums(), 1))
+
+
+def _remembered(topology: Topology) -> Topology:
+    """With the rounds last drawn at hand: everything here looks at the first ones, and drawing takes time."""
+    groups = topology.groups and lru_cache(_REMEMBERED)(topology.groups)
+    return replace(topology, step=lru_cache(_REMEMBERED)(topology.step), groups=groups)
 
 
 def _settled(topology: Topology, mixing: str | None) -> Topology:
@@ -253,21 +248,49 @@ def _settled(topology: Topology, mixing: str | None) -> Topology:
     return replace(topology, step=lambda _: weights)
 
 
-def _drawn(topology: Topology, round: int) -> nx.Graph:
-    """Its graph to look at: not a copy, where it has one."""
-    return topology.graph(round) if topology.has_own_weights else topology.step(round)
+def _of_everybody(
+    topology: Topology, mixing: str | None, parameters: int, bytes_per_value: int, tolerance: float
+) -> Report:
+    """Of the complete graph, without drawing its edges: W = 11ᵀ/n, whatever the scheme."""
+    others = len(topology.nodes) - 1
+    sent = np.full(others + 1, float(others * parameters * bytes_per_value))
+    return Report(
+        name=topology.name,
+        nodes=others + 1,
+        edges=others * (others + 1) // 2,
+        directed=False,
+        period=1,
+        mixing=topology.mixing(mixing),
+        degree_least=others,
+        degree_mean=others,
+        degree_most=others,
+        diameter=1,
+        second_eigenvalue=0.0,
+        closed_form=closed_form(topology, mixing),
+        contraction=None,
+        contraction_formula=topology.contraction,
+        tolerance=tolerance,
+        rounds_predicted=1,
+        rounds_measured=1,
+        keeps_mean=True,
+        parameters=parameters,
+        bytes_mean=float(sent.mean()),
+        bytes_most=float(sent.max()),
+        seconds=seconds(topology, sent),
+        cut_vertices=(),
+    )
 
 
-def _is_dense(graph: nx.Graph) -> bool:
-    """Whether everybody reaches half of all at once. Two nodes that are no neighbours then have one in
-    common, and a cycle goes through all (Dirac, 1952): the diameter is at most 2, and no node cuts off
-    another.
-    """
-    return not graph.is_directed() and len(graph) > 2 and 2 * _least_degree(graph) >= len(graph)
-
-
-def _least_degree(graph: nx.Graph) -> int:
-    return min(len(near) - (node in near) for node, near in graph.adjacency())
+def _arcs(drawn: Any, nodes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Who sends to whom, both ways named."""
+    if isinstance(drawn, Weights):
+        between = drawn.off_diagonal
+        pairs = zip(drawn.indices[between].tolist(), drawn.rows[between].tolist(), strict=True)
+        yield from ((nodes[sender], nodes[receiver]) for sender, receiver in pairs)
+        return
+    yield from drawn.edges
+    if not drawn.is_directed():
+        yield from ((other, one) for one, other in drawn.edges)
 
 
 def _sample(topology: Topology) -> range:
@@ -278,6 +301,6 @@ def _out_degrees(topology: Topology, round: int) -> Floats:
     if topology.has_own_weights:
         weights = topology.weights(round)
         return np.bincount(weights.indices[weights.off_diagonal], minlength=len(weights)).astype(np.float64)
-    graph = _drawn(topology, round)
+    graph = topology.step(round)
     degree = dict(graph.out_degree if graph.is_directed() else graph.degree)
     return np.array([degree[node] for node in topology.nodes], np.float64)

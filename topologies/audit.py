@@ -27,8 +27,9 @@ from typing import Any, Final
 import numpy as np
 
 from p2pfl.topologies import chance
-from p2pfl.topologies.analysis import CutVertex, cut_vertices, union
+from p2pfl.topologies.analysis import union
 from p2pfl.topologies.errors import TopologyError
+from p2pfl.topologies.reach import CutVertex, cut_vertices
 from p2pfl.topologies.sparse import Floats
 from p2pfl.topologies.topology import Topology
 

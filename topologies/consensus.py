@@ -4,6 +4,8 @@ The error after t rounds is Σᵢ |xᵢ(t) − x̄(0)|² / Σᵢ |xᵢ(0) − x�
 **beginning**, so mixing that lets the mean drift is seen to stop short of it.
 """
 
+import itertools
+from collections.abc import Iterator
 from math import ceil, log
 from typing import Final
 
@@ -11,10 +13,12 @@ import numpy as np
 
 from p2pfl.topologies import chance
 from p2pfl.topologies.sparse import Floats, Weights
-from p2pfl.topologies.spectra import moduli, second_eigenvalue
+from p2pfl.topologies.spectra import is_normal, moduli, second_eigenvalue
 from p2pfl.topologies.topology import Topology
 
 _COLUMNS: Final = 32
+_LOOKED_BACK: Final = (64, 256, 1024)
+"""Rounds in which mixing is given up that has hardly got on since a quarter of them."""
 
 
 def errors(
@@ -25,16 +29,23 @@ def errors(
     Where rows do not add up to 1 a weight is mixed along and divided by, as in push-sum. The error of one
     node is 0.
     """
+    return np.fromiter(itertools.islice(_course(topology, mixing, seed, columns), rounds + 1), np.float64)
+
+
+def _course(topology: Topology, mixing: str | None, seed: int, columns: int) -> Iterator[float]:
+    """The error after 0, 1, … rounds, without end."""
+    if topology.is_complete:
+        yield from itertools.chain([1.0], itertools.repeat(0.0))
     values = chance.generator(chance.seeded(seed)).standard_normal((len(topology.nodes), columns))
     values -= values.mean(axis=0)
-    found = [float((values**2).sum())]
-    step, weight = topology.weights(0, mixing), np.ones((len(values), 1))
-    for round in range(rounds):
-        if round and topology.period != 1:
+    whole = float((values**2).sum())
+    weight = np.ones((len(values), 1))
+    for round in itertools.count():
+        left = float(((values / weight) ** 2).sum())
+        yield left / whole if whole else 0.0
+        if not round or topology.period != 1:
             step = topology.weights(round, mixing)
         values, weight = step.apply(values), step.apply(weight)
-        found.append(float(((values / weight) ** 2).sum()))
-    return np.array(found) / found[0] if found[0] else np.zeros(rounds + 1)
 
 
 def expected_errors(weights: Weights, rounds: int) -> Floats | None:
@@ -59,16 +70,17 @@ def measured_rounds(
     limit: int = 2000,
 ) -> int | None:
     """Rounds until the error is at most ``tolerance``; None if ``limit`` are not enough."""
-    done = 1
-    while done <= limit:
-        found = errors(topology, done, mixing=mixing, seed=seed, columns=8)
-        below = np.flatnonzero(found <= tolerance)
-        if below.size:
-            return int(below[0])
-        stalled = done >= 64 and found[-1] > 0.9 * found[done // 4]
-        if done == limit or stalled:
+    lasting = topology.period == 1 and topology.weights(0, mixing).is_symmetric()
+    found: list[float] = []
+    for error in itertools.islice(_course(topology, mixing, seed, 8), limit + 1):
+        round = len(found)
+        if error <= tolerance:
+            return round
+        found.append(error)
+        if round in _LOOKED_BACK and error > 0.9 * found[round // 4]:
             return None
-        done = min(4 * done, limit)
+        if lasting and round and error * (error / found[-2]) ** (limit - round) > tolerance:
+            return None  # a sum of powers of one matrix: no later round shrinks it more than this one did
     return None
 
 
@@ -87,7 +99,7 @@ def predicted_rounds(topology: Topology, tolerance: float = 1e-6, *, mixing: str
         return _cycle(topology, tolerance)
     weights = topology.weights(0, mixing)
     found = moduli(weights)
-    if found is None or not _is_normal(weights):
+    if found is None or not is_normal(weights):
         second = second_eigenvalue(weights)
         return None if second is None else _rounds(second**2, tolerance)
     return _first(found, tolerance)
@@ -120,14 +132,6 @@ def epidemic_contraction(count: int, sent: int) -> float:
     if count < 2:
         return 0.0
     return (1 - (1 - sent / (count - 1)) ** count) / sent - 1 / (count - 1)
-
-
-def _is_normal(weights: Weights) -> bool:
-    """Whether W Wᵀ = Wᵀ W."""
-    if weights.is_symmetric():
-        return True
-    matrix = weights.dense
-    return bool(np.allclose(matrix @ matrix.T, matrix.T @ matrix, rtol=0, atol=1e-12))
 
 
 def _rounds(contraction: float, tolerance: float) -> int | None:

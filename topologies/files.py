@@ -34,14 +34,18 @@ def read(source: str | Path) -> nx.Graph:
     """The graph in the file ``source``, or the shipped one of that name; nodes are texts.
 
     ``.graphml``: as networkx writes it. ``.edges``: two names without spaces a line, then numbers or
-    ``{…}``, which mean nothing here; ``#`` begins a comment. ``.csv``: the adjacency matrix, the first row
-    and the first column its names; 0 or nothing is no edge, any other number one; unlike halves make it
-    directed (row: from, column: to). Raises TopologyError saying what is wrong.
+    ``{…}``, which mean nothing here; ``#`` begins a comment. ``.csv``: the adjacency matrix, with commas,
+    semicolons or tabs between, the first row and the first column its names; 0 or nothing is no edge, any
+    other number one; unlike halves make it directed (row: from, column: to).
+
+    Raises TopologyError saying what is wrong.
     """
     path = _path(source)
     try:
         graph = {".graphml": _graphml, ".csv": _csv, ".edges": _edges}[path.suffix](path)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise TopologyError(f"{path} cannot be read: it is not UTF-8; save it as that") from None
+    except OSError as error:
         raise TopologyError(f"{path} cannot be read: {error}") from None
     if not len(graph):
         raise TopologyError(f"{path} holds no nodes")
@@ -80,7 +84,9 @@ def _edges(path: Path) -> nx.Graph:
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         words = line.partition("#")[0].split()
         if len(words) == 1:
-            raise TopologyError(f"{path}, line {number}: an edge has two ends")
+            raise TopologyError(
+                f"{path}, line {number}: an edge has two ends, with a space between, not {words[0]!r}"
+            )
         if words[2:] and not words[2].startswith("{") and not all(map(_is_number, words[2:])):
             raise TopologyError(
                 f"{path}, line {number}: {words[2]!r} behind two names; names with spaces need .csv"
@@ -98,10 +104,13 @@ def _is_number(text: str) -> bool:
 
 
 def _csv(path: Path) -> nx.Graph:
-    with path.open(encoding="utf-8", newline="") as file:
-        table = [row for row in csv.reader(file) if row]
+    text = path.read_text(encoding="utf-8-sig")
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    table = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
     if not table:
         raise TopologyError(f"{path} holds no nodes")
+    if _is_number(table[0][0]):
+        raise TopologyError(f"{path}: the first row and the first column must hold names, their corner none")
     names = [name.strip() for name in table[0][1:]]
     if len(set(names)) != len(names):
         raise TopologyError(f"{path}: a node is named twice")
@@ -120,7 +129,7 @@ def _csv(path: Path) -> nx.Graph:
 def _row(path: Path, number: int, row: Sequence[str], count: int) -> list[bool]:
     if len(row) != count + 1:
         raise TopologyError(f"{path}, line {number}: {len(row) - 1} entries for {count} nodes")
-    entries = [entry.strip() or "0" for entry in row[1:]]
+    entries = [entry.strip().replace(",", ".") or "0" for entry in row[1:]]
     if not all(map(_is_number, entries)):
         raise TopologyError(f"{path}, line {number}: entries are numbers, 0 for no edge")
     return [float(entry) != 0 for entry in entries]

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import comb
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +16,12 @@ import networkx as nx  # type: ignore[import-untyped]  # ships no type informati
 
 from p2pfl.topologies import chance, files, outside
 from p2pfl.topologies.consensus import placed_contraction
-from p2pfl.topologies.errors import TopologyError
+from p2pfl.topologies.errors import CodeError, TopologyError
 from p2pfl.topologies.graphs import FAMILIES, complete
 from p2pfl.topologies.topology import Family, Topology, topology_of
 
+MOST_COMPLETE: Final = 3000
+"""Nodes of the complete graph whose links are drawn, where somebody asks for them: they take gigabytes."""
 ClosedForm = Callable[..., float | None]
 """``closed_form(n, **parameters)``: |λ₂| of the family's default mixing, None where no formula is known."""
 
@@ -108,19 +111,26 @@ def topology(
     _check_parameters(known, given)
 
     def draw(beacon: bytes) -> Any:
+        if known.draw is complete and len(names) > MOST_COMPLETE:
+            raise TopologyError(
+                f"complete has {comb(len(names), 2):,} links among {len(names)} nodes, too many to hold: take"
+                f" groups, or at most {MOST_COMPLETE} nodes"
+            )
         try:
             return known.draw(names, beacon, **given)
+        except CodeError:
+            raise
         except (ValueError, TypeError, nx.NetworkXException) as error:
             raise TopologyError(f"{known.name}: {error}") from error
 
-    if fresh:
+    if known.draw is complete:  # the same every round, and too large to draw in vain
+        made = Topology(known.name, tuple(names), cache(lambda _: draw(beacon)))
+    elif fresh:
         made = topology_of(known.name, lambda round: draw(chance.of_round(beacon, round)), names)
-    elif known.draw is complete:
-        made = Topology(known.name, tuple(names), cache(lambda _: draw(beacon)))  # too large to make in vain
     else:
         made = topology_of(known.name, draw(beacon), names)
     theory = known.contraction and known.contraction(len(names), **given)
-    if fresh and known.in_manifests:
+    if fresh and made.period is None and known.in_manifests:
         theory = placed_contraction(made.weights())
     return replace(
         made,

@@ -49,9 +49,16 @@ class Topology:
     contraction: float | None = None
 
     @property
+    def is_complete(self) -> bool:
+        """Whether it is the family of that name: every mixing scheme then averages at once, and its graph,
+        which is large, need not be drawn to say so.
+        """
+        return self.family == "complete" and self.period == 1 and len(self.nodes) > 1
+
+    @property
     def has_own_weights(self) -> bool:
         """Whether a round is a matrix, so that no mixing scheme is applied."""
-        return isinstance(self.step(0), Weights)
+        return not self.is_complete and isinstance(self.step(0), Weights)
 
     def graph(self, round: int = 0) -> nx.Graph:
         """Who hears whom in ``round``, directed if somebody is not heard back, with the nodes' attributes."""
@@ -69,20 +76,24 @@ class Topology:
         the scheme does not fit. Computed anew at each call: keep it while the topology stays the same.
         """
         drawn = self.step(round)
+        scheme = self._scheme(drawn, mixing)
         if isinstance(drawn, Weights):
-            if mixing not in (None, OWN):
-                raise TopologyError(f"{self.name} has weights of its own: leave the mixing scheme out")
             return drawn
-        scheme = mixing or ("uniform" if drawn.is_directed() else "metropolis")
-        if scheme not in SCHEMES:
-            raise TopologyError(f"unknown mixing scheme {scheme!r}; there are {', '.join(SCHEMES)}")
         return _reordered(SCHEMES[scheme](drawn), list(drawn), self.nodes)
 
     def mixing(self, mixing: str | None = None) -> str:
-        """The name of the scheme that :meth:`weights` takes for ``mixing``."""
-        if self.has_own_weights:
+        """The name of the scheme that :meth:`weights` takes for ``mixing``. Raises TopologyError as that."""
+        return self._scheme(None if self.is_complete else self.step(0), mixing)
+
+    def _scheme(self, drawn: Any, mixing: str | None) -> str:
+        if isinstance(drawn, Weights):
+            if mixing not in (None, OWN):
+                raise TopologyError(f"{self.name} has weights of its own: leave the mixing scheme out")
             return OWN
-        return mixing or ("uniform" if self.step(0).is_directed() else "metropolis")
+        scheme = mixing or ("uniform" if drawn is not None and drawn.is_directed() else "metropolis")
+        if scheme not in SCHEMES:
+            raise TopologyError(f"unknown mixing scheme {scheme!r}; there are {', '.join(SCHEMES)}")
+        return scheme
 
     def renamed(self, name: str) -> "Topology":
         """The same under another name."""
@@ -121,9 +132,12 @@ def _checked(name: str, drawn: Any, nodes: tuple[str, ...], round: int) -> Any:
     if isinstance(drawn, nx.Graph):
         graph = nx.relabel_nodes(drawn, str) if not all(isinstance(node, str) for node in drawn) else drawn
         if drawn.is_multigraph():
-            raise TopologyError(f"{where}: two nodes have more than one edge; merge them")
+            raise TopologyError(f"{where}: a multigraph; take nx.Graph(…) or nx.DiGraph(…) of it")
         if set(graph) != set(nodes):
-            raise TopologyError(f"{where}: its graph is not over the {len(nodes)} nodes it was asked for")
+            raise TopologyError(f"{where}: {_strangers(graph, nodes)}")
+        if nx.number_of_selfloops(graph):
+            graph = graph.copy()
+            graph.remove_edges_from([*nx.selfloop_edges(graph)])
         return graph
     weights = drawn if isinstance(drawn, Weights) else _dense(drawn, where)
     if len(weights) != len(nodes):
@@ -133,6 +147,17 @@ def _checked(name: str, drawn: Any, nodes: tuple[str, ...], round: int) -> Any:
     return weights
 
 
+def _strangers(graph: nx.Graph, nodes: Sequence[str]) -> str:
+    """In what the nodes of ``graph`` are not ``nodes``, and what to do."""
+    missing = [node for node in nodes if node not in graph]
+    strange = [node for node in graph if node not in set(nodes)]
+    said = [f"{missing[0]} is not in its graph"] * bool(missing)
+    said += [f"{strange[0]!r} in its graph is none of the {len(nodes)} nodes it was given"] * bool(strange)
+    if missing and len(graph) == len(nodes):
+        return f"{' and '.join(said)}; relabel: nx.relabel_nodes(graph, dict(zip(graph, nodes)))"
+    return f"{' and '.join(said)}; its graph must be over those, isolated ones too"
+
+
 def _dense(drawn: Any, where: str) -> Weights:
     try:
         matrix = np.asarray(drawn, np.float64)
@@ -140,6 +165,10 @@ def _dense(drawn: Any, where: str) -> Weights:
         raise TopologyError(f"{where}: {type(drawn).__name__} is neither a graph nor a matrix") from None
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise TopologyError(f"{where}: a mixing matrix is square, this is {matrix.shape}")
+    if not any(np.allclose(matrix.sum(axis=axis), 1) for axis in (0, 1)):
+        raise TopologyError(
+            f"{where}: neither the rows of its matrix add up to 1, nor, for push-sum, the columns"
+        )
     return Weights.of_matrix(matrix)
 
 

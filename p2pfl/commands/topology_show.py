@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from p2pfl.topology_options import add_parameters, add_topology, asked, explained
 
 if TYPE_CHECKING:
-    from p2pfl.topologies.analysis import CutVertex, Report
+    from p2pfl.topologies.analysis import Report
+    from p2pfl.topologies.reach import CutVertex
 
 _SHOWN = 5
 
