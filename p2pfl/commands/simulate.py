@@ -87,6 +87,10 @@ def run(options: argparse.Namespace) -> int:
         return simulate_scenario.run(options)
     from p2pfl.simulation.summary import lines
 
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError(
+            f"--jobs {options.jobs}: must be at least 1", "leave it out for as many as there are cores"
+        )
     text = _text(options.file)
     sweep = _sweep(options, text)
     with refusals(str(options.file or "the options")):

@@ -210,11 +210,11 @@ def _lines(advice: "Advice", options: argparse.Namespace, problem: "Problem") ->
 def _compared(expected: "Trial", options: argparse.Namespace, problem: "Problem") -> Iterator[str]:
     """What the accuracy is worth."""
     from p2pfl.noise_cost import best_possible
-    from p2pfl.simulation.advice_problem import guessed
+    from p2pfl.simulation.baseline import baseline
 
     if options.data is None:
         yield f"  on made-up records, where nobody can do better than {best_possible():.3f}; yours differ"
-    guess = guessed(problem.dealt(0).test)
+    guess = baseline(problem.draft.task, problem.dealt(0))
     if guess is not None:
         yield f"  always the same answer: {guess:.3f}"
         if expected.mean < guess + _LEARNT:

@@ -39,13 +39,6 @@ class Problem:
     dealt: Callable[[int], Dealt]
 
 
-def guessed(test: Table) -> float | None:
-    """The accuracy of always giving the same answer; None where records have no single class."""
-    if test.labels.ndim > 1 or (test.labels % 1).any():
-        return None
-    return float(np.unique(test.labels, return_counts=True)[1].max()) / len(test)
-
-
 def made_up(nodes: int, records: int, features: int) -> Problem:
     """Logistic regression where the truth is one: see :mod:`p2pfl.noise_cost`."""
     columns = tuple(Column(f"x{number}", "numeric", -_RANGE, _RANGE) for number in range(features))

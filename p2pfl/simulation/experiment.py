@@ -31,6 +31,7 @@ from p2pfl.gossip.records import FieldError, read_record, suggest
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.errors import DataError, reason_of
 from p2pfl.node.privacy import calibrated
+from p2pfl.simulation.required import explained
 from p2pfl.simulation.setting import Setting
 
 MOST_RUNS: Final = 100_000
@@ -119,9 +120,10 @@ def read(
         raise FieldError("", f"{count * seeds} runs; at most {MOST_RUNS} are allowed")
     points = product(*(values for _, values in axes))
     paths = [path for path, _ in axes]
-    experiments = [
-        _experiment(federation, said, dict(zip(paths, point, strict=True)), base) for point in points
-    ]
+    with explained():
+        experiments = [
+            _experiment(federation, said, dict(zip(paths, point, strict=True)), base) for point in points
+        ]
     if as_it_is:
         experiments = [replace(each, batch_given=True) for each in experiments]
     return Sweep(experiments, seeds)

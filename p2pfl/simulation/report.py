@@ -21,7 +21,7 @@ from p2pfl.simulation.plots import Plot, plots
 from p2pfl.simulation.running import Row, graph
 from p2pfl.simulation.setting import Setting
 from p2pfl.simulation.sources import deal, load
-from p2pfl.simulation.summary import shown, table
+from p2pfl.simulation.summary import remarks, shown, table
 from p2pfl.terminal import one_line
 from p2pfl.topologies.errors import TopologyError
 from p2pfl.topologies.grouped import grouped
@@ -186,6 +186,7 @@ def _summary(rows: Sequence[Row], sweep: Sweep) -> Iterator[str]:
     for line in lines:
         yield "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line) + "</tr>"
     yield "</table></div>"
+    yield from (f"<p>{_text(remark[0].upper() + remark[1:])}.</p>" for remark in remarks(rows))
     yield _EXPLAINED
 
 

@@ -13,6 +13,7 @@ from p2pfl.gossip.manifest import Manifest, TaskSpec
 from p2pfl.node.accountant import epsilon
 from p2pfl.node.outlook import planned_mechanisms
 from p2pfl.simulation import exact
+from p2pfl.simulation.baseline import baseline
 from p2pfl.simulation.experiment import Experiment
 from p2pfl.simulation.outcome import Outcome
 from p2pfl.simulation.protocol_training import trained
@@ -53,25 +54,28 @@ ENGINES: Final[Mapping[str, Engine]] = {
 
 def run(experiment: Experiment, seed: int) -> Iterator[Row]:
     """The rows of one run: what is varied, the seed, and every outcome with the epsilon that a record has
-    paid by then and the bytes that a node has sent.
+    paid by then, the bytes that a node has sent, the accuracy of an answer that looks at nothing, and, if
+    anything was, what the task left out of the data.
 
     Raises FieldError, PartitionError, TopologyError, ScheduleError or UserError for what cannot be run.
     """
     setting = experiment.setting
     if setting.scenario.endswith(".toml"):
         setting = replace(setting, scenario=str(experiment.base / setting.scenario))
-    dealt = deal(
-        _loaded(setting, experiment.manifest.task, experiment.base), setting, experiment.manifest.task, seed
-    )
+    task = experiment.manifest.task
+    source = _loaded(setting, task, experiment.base)
+    dealt = deal(source, setting, task, seed)
     if setting.attackers >= (nodes := len(dealt.train)):
         raise ManifestError("simulation.attackers", f"must be fewer than the {nodes} nodes: one is honest")
     manifest = experiment.fitted(float(np.mean([len(table) for table in dealt.train])))
     met = meeting(manifest, setting, dealt, seed)
     sent = bytes_sent(manifest, setting, met)
+    data = {"baseline": baseline(task, dealt), "left_out": source.left_out or None}
+    told = {name: value for name, value in data.items() if value is not None}
     for outcome in ENGINES[setting.engine](manifest, setting, dealt, met, seed):
         cost = {"epsilon": spent(manifest, outcome.round), "bytes": round(sent * outcome.round)}
         known = {name: value for name, value in asdict(outcome).items() if value is not None}
-        yield {**experiment.varied, "seed": seed, **known, **(cost | known)}
+        yield {**experiment.varied, "seed": seed, **known, **(cost | known), **told}
 
 
 def meeting(manifest: Manifest, setting: Setting, dealt: Dealt, seed: int) -> Topology:

@@ -4,6 +4,7 @@ A path is what a node of the task would be given as its data: then all of it is 
 such parts, one for each organisation: files, or folders with ``train`` and ``test`` files in them.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from p2pfl.heart_disease import HOSPITALS, write_hospital
 from p2pfl.node.errors import DataError
 from p2pfl.node.training.table import Table, load_table
 from p2pfl.simulation import partitions
+from p2pfl.simulation.left_out import described, missing_cells
 from p2pfl.simulation.setting import Setting
 
 BUILT_IN = "heart_disease"
@@ -25,12 +27,13 @@ BUILT_IN = "heart_disease"
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """``train``: the parts that the data came in; ``test``: records of its own to test on, None if there are
-    none; ``names`` of the parts.
+    none; ``names`` of the parts. ``left_out``: what the task leaves out of it, in words, empty if nothing.
     """
 
     names: Sequence[str]
     train: Sequence[Table]
     test: Table | None
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,11 +57,10 @@ def load(setting: Setting, task: TaskSpec, base: Path) -> Source:
                 write_hospital(Path(directory) / name, name)
             return _parts(Path(directory), task)
     path = base / setting.data
-    return (
-        _parts(path, task)
-        if _is_folder_of_parts(path, task)
-        else Source([path.stem], [load_table(path, task)], None)
-    )
+    if _is_folder_of_parts(path, task):
+        return _parts(path, task)
+    tables, left_out = _tables([path], task)
+    return Source([path.stem], tables, None, left_out)
 
 
 def deal(source: Source, setting: Setting, task: TaskSpec, seed: int) -> Dealt:
@@ -131,18 +133,26 @@ def _parts(folder: Path, task: TaskSpec) -> Source:
     found = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     if not found:
         raise DataError(f"{folder}: nothing in it", "put a file or folder for each organisation there")
-    train: list[Table] = []
-    test: list[Table] = []
-    for entry in found:
-        own = {each.stem: each for each in entry.iterdir()} if entry.is_dir() else {}
-        train.append(load_table(own.get("train", entry), task))
-        if "test" in own:
-            test.append(load_table(own["test"], task))
+    own = [{each.stem: each for each in entry.iterdir()} if entry.is_dir() else {} for entry in found]
+    train = [files.get("train", entry) for entry, files in zip(found, own, strict=True)]
+    test = [files["test"] for files in own if "test" in files]
     if test and len(test) != len(train):
         raise DataError(
             f"{folder}: some parts have test records and some have none", "give all of them some, or none"
         )
-    return Source([entry.stem for entry in found], train, pooled(test) if test else None)
+    tables, left_out = _tables([*train, *test], task)
+    tested = pooled(tables[len(train) :]) if test else None
+    return Source([entry.stem for entry in found], tables[: len(train)], tested, left_out)
+
+
+def _tables(paths: Sequence[Path], task: TaskSpec) -> tuple[list[Table], str]:
+    """The records in each file or folder, and what was left out of all."""
+    tables = [load_table(path, task) for path in paths]
+    cells: Counter[str] = Counter()
+    if isinstance(task, TabularTask):
+        for path, table in zip(paths, tables, strict=True):
+            cells += missing_cells(path, task) if table.dropped else Counter()
+    return tables, described(tables, task, cells)
 
 
 def _split(table: Table, share: float, rng: np.random.Generator) -> tuple[Table, Table]:

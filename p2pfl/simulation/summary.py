@@ -53,8 +53,19 @@ def _point(runs: Sequence[Row], axes: Sequence[str]) -> Point:
 
 
 def lines(rows: Sequence[Row], axes: Sequence[str]) -> Iterator[str]:
-    """For people: a line for each point, best accuracy first where several were tried."""
+    """For people: a line for each point, best accuracy first where several were tried; then remarks."""
     yield from aligned(table(rows, axes))
+    yield from remarks(rows)
+
+
+def remarks(rows: Sequence[Row]) -> Iterator[str]:
+    """What accuracy is to be compared with, and what was left out of the data."""
+    guesses = [guess for row in rows if isinstance(guess := row.get("baseline"), int | float)]
+    if guesses:
+        ends = dict.fromkeys(f"{guess:.3f}" for guess in (min(guesses), max(guesses)))
+        yield f"always the same answer would have accuracy {' to '.join(ends)}"
+    for left_out in dict.fromkeys(row["left_out"] for row in rows if "left_out" in row):
+        yield f"left out of the data: {left_out}"
 
 
 def table(rows: Sequence[Row], axes: Sequence[str]) -> list[list[str]]:

@@ -14,7 +14,7 @@ from p2pfl.simulation.experiment import Experiment, Sweep
 from p2pfl.simulation.running import Row, run
 from p2pfl.simulation.runs import carry_out, finished
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 RUNS: Final = "runs.jsonl"
 Tell = Callable[[int, int], None]
 """Told how many runs are finished, of how many."""

@@ -84,6 +84,45 @@ def test_a_federation_of_one_s_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "field", "meant"),
+    [
+        (
+            "expected_batch = 4",
+            "training.expected_batch",
+            "records per member and step.*: expected_batch = 40",
+        ),
+        ("rounds = 5", "training.rounds", "at least 1: rounds = 60"),
+        ('kind = "logistic"', "model.kind", 'kind = "logistic"'),
+        ('label = "y"', "task.label", 'the column to predict: label = "num"'),
+        ('name = "x", ', "task.columns[0].name", 'name = "age"'),
+        ('mode = "none"', "privacy.mode", "distributed, local, organisation or none"),
+    ],
+)
+def test_what_is_missing_is_explained(line: str, field: str, meant: str, tmp_path: Path) -> None:
+    text = """
+name = "own"
+issuers = ["ISSUER"]
+[task]
+label = "y"
+positive = ["1"]
+columns = [{ name = "x", kind = "numeric", low = 0, high = 1 }]
+[training]
+rounds = 5
+learning_rate = 1
+sampling_rate = 0.5
+expected_batch = 4
+[model]
+kind = "logistic"
+[privacy]
+mode = "none"
+"""
+    (tmp_path / "own.toml").write_text(text.replace(line, ""))
+    with pytest.raises(FieldError, match=f"missing; .*{meant}") as refused:
+        read('[simulation]\nfederation = "own.toml"\nnodes = 4', tmp_path)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
     ("text", "field", "reason"),
     [
         ("simulation = 3", "simulation", "must be a table"),

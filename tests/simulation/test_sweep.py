@@ -100,7 +100,7 @@ def test_a_summary_has_a_line_for_each_point_best_first(tmp_path: Path) -> None:
     found = points(rows, ["simulation.nodes"])
     last = [row["accuracy"] for row in rows if row["round"] == 3]
     assert [point.means["accuracy"] for point in found] == [sum(last[:2]) / 2, sum(last[2:]) / 2]  # type: ignore[arg-type]
-    head, first, second = lines(rows, ["simulation.nodes"])
+    head, first, second, _ = lines(rows, ["simulation.nodes"])
     assert head.split()[:2] == ["simulation.nodes", "accuracy"]
     assert float(first.split()[1]) >= float(second.split()[1])
     assert "±" in first
