@@ -57,6 +57,7 @@ class Attendance:
         self._called_at = 0.0
         self._silent: set[PeerId] = set()  # after a roster of this round
         self._heard: set[PeerId] = set()  # since the roster
+        self._timed: set[tuple[Phase, PeerId]] = set()
         self._agreed_at = self._share_seconds = 0.0
         self._committed_at: float | None = None
 
@@ -85,6 +86,7 @@ class Attendance:
     def agreed(self, members: Collection[PeerId], ready: Set[PeerId], lost: Set[PeerId], now: float) -> None:
         """There is a roster; in the first attempt that settles who was in time."""
         self._heard.clear()
+        self._timed.clear()
         self._committed_at = None
         self._agreed_at, self._share_seconds = now, self.share_seconds
         if self._attempt == 0:
@@ -104,12 +106,18 @@ class Attendance:
 
     def dealt(self, peer: PeerId, now: float) -> None:
         """Its bundle is here."""
-        self._patience.durations.took(Phase.SHARE, peer, now - self._agreed_at)
+        self._took(Phase.SHARE, peer, now - self._agreed_at)
 
     def masked(self, peer: PeerId, now: float) -> None:
         """All of its vector that we are to get is here."""
         since = now if self._committed_at is None else self._committed_at
-        self._patience.durations.took(Phase.MASKED, peer, now - since)
+        self._took(Phase.MASKED, peer, now - since)
+
+    def _took(self, phase: Phase, peer: PeerId, seconds: float) -> None:
+        """Once for each roster: whoever says it again would count for many."""
+        if (phase, peer) not in self._timed:
+            self._timed.add((phase, peer))
+            self._patience.durations.took(phase, peer, seconds)
 
     def unshared(self, members: Iterable[PeerId], lost: Set[PeerId], now: float) -> None:
         """The attempt is given up before the commitment point; who was silent for long enough?"""

@@ -11,8 +11,10 @@ Only the presence binds anybody. The other three are between two neighbours, are
 connection they arrive over says whose they are.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar, Final, Self, cast
 
 from p2pfl.crypto import labels
@@ -33,8 +35,9 @@ NOTHING: Final = bytes(DIGEST_BYTES)
 
 _MAX_PRESENCE_BYTES: Final = 5632
 _LENGTH_BYTES: Final = 2
-# Both presences of an author who signed two are handed on, as proof.
-_MAX_PRESENCES_BYTES: Final = 2 * MAX_ROSTER * (_LENGTH_BYTES + _MAX_PRESENCE_BYTES)
+_MOST_OF_AN_AUTHOR: Final = 2
+"""Both presences of one that signed two are handed on, as proof."""
+_MAX_PRESENCES_BYTES: Final = _MOST_OF_AN_AUTHOR * MAX_ROSTER * (_LENGTH_BYTES + _MAX_PRESENCE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +155,17 @@ class Presences(Message):
     @classmethod
     def read(cls, author: PeerId, fields: Reader, payload: memoryview) -> Self:
         presences, at = [], 0
-        for _ in range(fields.number(2 * MAX_ROSTER + 1)):
+        authors = Counter[PeerId]()
+        for _ in range(fields.number(_MOST_OF_AN_AUTHOR * MAX_ROSTER + 1)):
             start = at + _LENGTH_BYTES
             at = start + int.from_bytes(payload[at:start], "big")
             if not start < at <= len(payload) or at - start > _MAX_PRESENCE_BYTES:
                 raise ValueError("the presences are cut short")
-            presences.append(cast(Presence, decode_relayed(bytes(payload[start:at]), Limits(0), _PRESENCE)))
+            presence = _decoded_presence(bytes(payload[start:at]))
+            presences.append(presence)
+            authors[presence.author] += 1
+            if authors[presence.author] > _MOST_OF_AN_AUTHOR:
+                raise ValueError("more presences of an author than a set keeps")
         if at != len(payload):
             raise ValueError("there is more than presences")
         return cls(author, tuple(presences))
@@ -168,6 +176,13 @@ class Presences(Message):
 
 
 _PRESENCE: Final[Mapping[str, type[Message]]] = {Presence.TAG: Presence}
+
+
+@lru_cache(maxsize=4 * MAX_ROSTER)
+def _decoded_presence(wire: bytes) -> Presence:
+    """The same ones come from every neighbour, and each has a signature to check."""
+    return cast(Presence, decode_relayed(wire, Limits(0), _PRESENCE))
+
 
 EpochMessage = Presence | Sync | Wanted | Presences
 

@@ -396,7 +396,7 @@ class Exchange:
         ours.
         """
         closed = report.epoch - 1, report.closed
-        if report.closed != NOTHING and self.content(*closed) is None:
+        if report.closed != NOTHING and report.epoch > 0 and self.content(*closed) is None:
             self._send(report.author, Wanted(self._me, *closed))
         if report.epoch > self.gathering.epoch:
             self._send(report.author, Wanted(self._me, report.epoch, report.digest))

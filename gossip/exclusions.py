@@ -79,9 +79,7 @@ GROUNDS: Final[dict[str, type[Message]]] = {
 
 
 _RIVALS: Final = 2
-"""Keys that are known to have taken the place of one, and whose place one key is known to have taken: honest
-is one, and two show that it is not.
-"""
+"""Keys that are known to have taken the place of one: honest is one, and two show that it is not."""
 
 
 class Exclusions:
@@ -120,7 +118,7 @@ class Exclusions:
             pair = succession.author, succession.successor
             before = self._before.get(succession.successor, {})
             rivals = sum(replaced == succession.author for replaced, _ in self._retired)
-            room = max(rivals, len(before)) < _RIVALS and len(self._retired) < 2 * MAX_ROSTER
+            room = rivals < _RIVALS and len(self._retired) < 2 * MAX_ROSTER
             if pair not in self._retired and room:
                 self._retired[pair] = ground
                 self._before[succession.successor] = {**before, succession.author: succession}

@@ -322,6 +322,7 @@ class RoundMachine:
         self._timers: set[str] = set()
         self._agreed: tuple[Ready, ...] = ()  # of the roster
         self._remind_at = float("inf")
+        self._look_at = 0.0  # the last time that we are to be woken at to see who is still awaited
 
     def _raise(self, now: float) -> None:
         self._enter(self._attempt + 1, now)
@@ -477,8 +478,7 @@ class RoundMachine:
         ours, attendance = self._readies[self._me], self._attendance
         awaited = attendance.awaited(self._lost, now)
         missing = awaited - self._readies.keys()
-        for at in attendance.look_again(missing, now):
-            self._timer(f"awaited/{at}", at)
+        self._look_again(attendance.look_again(missing, now), now)
         present = [peer for peer in self._group if peer not in self._lost]
         readies = [self._readies[peer] for peer in present if peer in self._readies]
         fitting = [ready for ready in readies if self._same_purpose(ready, ours)]
@@ -496,6 +496,15 @@ class RoundMachine:
             self._begin(readies_, now)
         elif len(fitting) < self._minimum and not missing and now >= turn:
             self._skip(f"{len(fitting)} members are ready where at least {self._minimum} are needed")
+
+    def _look_again(self, times: Iterable[float], now: float) -> None:
+        """Be woken at the first of these, and set the next timer then: they move on with every word of who is
+        missing.
+        """
+        first = min(times, default=float("inf"))
+        if first < float("inf") and not now < self._look_at <= first:
+            self._look_at = first
+            self._timer(f"awaited/{first}", first)
 
     def _begin(self, readies: tuple[Ready, ...], now: float) -> None:
         """The roster is agreed as far as we are concerned; what came early for it is taken up."""

@@ -23,6 +23,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from typing import NoReturn
 
 from p2pfl.crypto import labels
@@ -41,6 +42,7 @@ MAX_SKEW_SECONDS = 300.0
 """How far the clocks of two nodes may differ without harm."""
 _LATEST = 1 << 40  # seconds since 1970; some 35 000 years from now, and well inside every integer type
 _DAY = 86_400
+_KEPT_IN_MIND = 1024  # credentials and tickets that were checked
 
 
 class TicketError(ValueError):
@@ -117,9 +119,14 @@ def _check_signed(ticket: Ticket, federation: bytes, names: Sequence[PeerId]) ->
         )
     if ticket.peer not in names:
         raise TicketError(f"it was issued to another peer, {ticket.peer}")
-    statement = _statement(ticket.federation, ticket.peer, ticket.issuer, ticket.expires)
-    if not verify(ticket.issuer, labels.TICKET, statement, ticket.signature):
+    if not _is_signed(ticket):
         raise TicketError("it was altered: the issuer's signature does not match")
+
+
+@lru_cache(maxsize=_KEPT_IN_MIND)
+def _is_signed(ticket: Ticket) -> bool:
+    statement = _statement(ticket.federation, ticket.peer, ticket.issuer, ticket.expires)
+    return verify(ticket.issuer, labels.TICKET, statement, ticket.signature)
 
 
 def _check_issuer(ticket: Ticket, manifest: Manifest) -> None:
@@ -160,11 +167,12 @@ class Credentials:
         """Until when (seconds since 1970) they admit ``peer`` to the federation of ``manifest``, whose digest
         is ``federation``: infinite for the place of a listed member. Raises TicketError if they never did.
 
-        Tickets of several issuers count together if they are of one key: two peers that one issuer each let
-        in would make one member otherwise, by a succession.
+        The key that the place began with must have been admitted itself: whoever has a place could give
+        itself any number of keys before it otherwise. Tickets of several issuers count together if they are
+        of one key: two peers that one issuer each let in would make one member otherwise, by a succession.
         """
         names = self.names(federation, peer)
-        if any(name in manifest.members for name in names):
+        if names[-1] in manifest.members:
             return math.inf
         expiries: dict[PeerId, dict[PeerId, int]] = {}  # by whom they were issued to, and the issuer
         problem = TicketError("there is none")
@@ -178,9 +186,13 @@ class Credentials:
                 own = expiries.setdefault(ticket.peer, {})
                 own[ticket.issuer] = max(ticket.expires, own.get(ticket.issuer, 0))
         quorum = manifest.issuer_quorum
-        enough = [sorted(each.values(), reverse=True) for each in expiries.values() if len(each) >= quorum]
+        enough = {
+            key: sorted(each.values())[-quorum] for key, each in expiries.items() if len(each) >= quorum
+        }
+        if names[-1] in enough:
+            return max(enough.values())
         if enough:
-            return max(latest[quorum - 1] for latest in enough)
+            raise TicketError(f"nothing shown admits {names[-1]}, the key that its successions begin with")
         if expiries:
             few = f"{max(map(len, expiries.values()))} of at least {quorum} issuers gave one"
             raise TicketError(f"{few}; ask another issuer, and put all tickets in one file, a line each")
@@ -220,9 +232,12 @@ def _duration(seconds: float) -> str:
     return f"{int(seconds // 3600)} h" if seconds < 2 * _DAY else f"{int(seconds // _DAY)} days"
 
 
+@lru_cache(maxsize=_KEPT_IN_MIND)
 def parse_credentials_untrusted(text: str) -> Credentials:
     """Read tickets and successions with white space between them; none is an empty text. The tickets'
     signatures are not checked here. Raises TicketError, and nothing else.
+
+    Members show the same ones in every presence, and each takes up to ten signatures to check.
     """
     if len(text) > MAX_CREDENTIALS_BYTES:
         raise TicketError("it is too long to be tickets")

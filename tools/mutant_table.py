@@ -510,4 +510,33 @@ MUTATIONS: Final = {
             "signatures are not verified",
         ),
     ],
+    ("gossip/tickets", "gossip/attacks_on_credentials"): [
+        (
+            "if names[-1] in manifest.members:",
+            "if any(name in manifest.members for name in names):",
+            "a place has keys before the one that was admitted",
+        ),
+        ("if names[-1] in enough:", "if enough:", "the same, of a place by ticket"),
+    ],
+    ("gossip/exclusions", "gossip/attacks_on_credentials"): [
+        (
+            "room = rivals < _RIVALS and",
+            "room = max(rivals, len(before)) < _RIVALS and",
+            "of three that left their places to one, nodes know different two",
+        ),
+    ],
+    ("gossip/attendance", "gossip/round_machine"): [
+        (
+            "if (phase, peer) not in self._timed:",
+            "if True:",
+            "one member's time counts as often as it says it",
+        ),
+    ],
+    ("gossip/epoch_messages", "gossip/epoch_messages"): [
+        (
+            "if authors[presence.author] > _MOST_OF_AN_AUTHOR:",
+            "if False:",
+            "a message full of presences of one author",
+        ),
+    ],
 }

@@ -35,6 +35,10 @@ MOST_HEARSAY = 256
 MOST_HINTED = 128
 """Targets up to which somebody new is called whom only strangers speak of."""
 MOST_ADDRESSES = 8
+MOST_CALLS = 2
+"""Rounds of calls to the addresses of one peer at a time: one, and another if new ones are heard of. Whoever
+keeps naming others does not have them called faster.
+"""
 MOST_HINTS = 2
 
 
@@ -51,6 +55,7 @@ class _Target:
     addresses: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
     lasting: bool = False
+    calls: int = 0  # under way
     failures: int = 0
     next_try: float = -math.inf
     delay: float = FIRST_DELAY
@@ -137,10 +142,14 @@ class Dialler:
             while True:
                 self._changed = trio.Event()
                 now, here = trio.current_time(), self._connected()
-                missing = {peer: target for peer, target in self._targets.items() if peer not in here}
+                missing = {
+                    peer: target
+                    for peer, target in self._targets.items()
+                    if peer not in here and target.calls < MOST_CALLS
+                }
                 for peer, target in missing.items():
                     if target.next_try <= now:
-                        target.next_try = math.inf
+                        target.calls, target.next_try = target.calls + 1, math.inf
                         nursery.start_soon(self._dial, peer, target)
                 wake = min((target.next_try for target in missing.values()), default=math.inf)
                 with trio.move_on_at(min(wake, now + LONGEST_DELAY)):
@@ -148,6 +157,7 @@ class Dialler:
 
     async def _dial(self, peer: PeerId, target: _Target) -> None:
         worked = await self._first_to_answer((*target.addresses, *target.hints))
+        target.calls -= 1
         if worked is not None:
             others = (address for address in target.addresses if address != worked)
             target.addresses = (worked, *others)[:MOST_ADDRESSES]

@@ -54,7 +54,7 @@ class Arrivals:
         """Whether a connection from this IP address may begin a handshake. It counts as a stranger's until
         :meth:`admitted`.
         """
-        place = _place(address)
+        place = place_of(address)
         own = self._by_address.pop(place, None) or Allowance(ADDRESS_BURST, ADDRESS_A_SECOND, now)
         self._by_address[place] = own
         if len(self._by_address) > KNOWN_ADDRESSES:
@@ -67,7 +67,7 @@ class Arrivals:
 
     def admitted(self, address: str, now: float) -> None:
         """Who came from there is a member."""
-        place = _place(address)
+        place = place_of(address)
         self._strangers.give_back(1, now)
         if place in self._by_address:
             self._by_address[place].give_back(1, now)
@@ -77,8 +77,8 @@ class Arrivals:
             self._welcome.popitem(last=False)
 
 
-def _place(address: str) -> str:
-    """What is counted alike: an IPv4 address, or the network of an IPv6 one."""
+def place_of(address: str) -> str:
+    """What of a caller's IP ``address`` is counted alike: an IPv4 address, or the network of an IPv6 one."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:

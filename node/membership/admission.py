@@ -123,7 +123,7 @@ class FederationAdmission:
         self._successions = tuple(successions)
         self._manifest: Manifest | None = None
         self._terms = terms_of(None)
-        self._shown = self._read_own()
+        self._shown = self._read_own(None)
         self._admitted: dict[PeerId, tuple[Credentials, float]] = {}  # and until when
         self._skews: dict[PeerId, float] = {}
         self._exclusions = Exclusions()
@@ -131,18 +131,29 @@ class FederationAdmission:
         if manifest is not None:
             self.adopt(manifest)
 
-    def _read_own(self) -> Credentials:
-        """What this node shows: its successions, and those of its tickets that last longest."""
+    def _read_own(self, manifest: Manifest | None) -> Credentials:
+        """What this node shows: those of its tickets that last longest, and how it came by the place of the
+        key that they, or the manifest, admit.
+        """
         path = self._ticket_file
         tickets: tuple[Ticket, ...] = ()
         if path is not None:
-            tickets = _latest(read_tickets(path), self._manifest)
+            tickets = _latest(read_tickets(path), manifest)
         shown = Credentials(tickets, self._successions)
         try:
+            shown = self._rooted(shown, () if manifest is None else manifest.members)
             shown.check_holder(self._federation, self._clock(), peer=self._own)
         except TicketError as error:
             raise TicketProblem(f"{path}: this ticket cannot be used: {error}", self._remedy()) from None
         return shown
+
+    def _rooted(self, shown: Credentials, listed: Collection[PeerId]) -> Credentials:
+        """Without the successions before the key that is admitted: to others they would show nothing."""
+        names = shown.names(self._federation, self._own)
+        holder = shown.tickets[0].peer if shown.tickets else names[-1]
+        if names[-1] in listed or holder not in names:
+            return shown
+        return Credentials(shown.tickets, shown.successions[: names.index(holder)])
 
     def _remedy(self) -> str:
         return f"ask an issuer to run: p2pfl federation invite {self._own}"
@@ -153,7 +164,7 @@ class FederationAdmission:
         Raises TicketProblem if it cannot be used; what was shown before is kept then.
         """
         before, manifest = self._shown, self._manifest
-        renewed = self._read_own()
+        renewed = self._read_own(manifest)
         if manifest is not None:
             self._require_own_place(manifest, renewed)
         self._shown = renewed
@@ -292,8 +303,9 @@ class FederationAdmission:
         """
         if manifest.digest != self._federation:
             raise ValueError("the manifest is another federation's")
-        self._require_own_place(manifest, self._shown)
-        self._manifest, self._terms = manifest, terms_of(manifest)
+        shown = self._read_own(manifest)
+        self._require_own_place(manifest, shown)
+        self._shown, self._manifest, self._terms = shown, manifest, terms_of(manifest)
         return self.expired()
 
     def expired(self) -> dict[PeerId, str]:

@@ -6,11 +6,15 @@ so that alone moves nobody but a newcomer. A node that holds a model gives it up
 neighbours that answer have released something since. And of what they hold it takes the newest of the models
 that more than half as many hold as the one that most do: few cannot outbid many.
 
+Nor can few keep it waiting: once more than half have said what they hold, the others have as long again and
+a little more; and whom of the holders it asks for the model first is drawn.
+
 What is fetched was released to every member of a group already, so nobody learns anything new from the
 answer.
 """
 
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -26,6 +30,8 @@ from p2pfl.node.released import Released
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0
+STRAGGLER_SECONDS = 1.0
+"""That peers have to answer, at least, once more than half have and those are enough."""
 TRIES = 5
 PAUSE_SECONDS = 0.5
 _MAX_SUMMARY = 512
@@ -68,10 +74,13 @@ def _in_range(round: int, digest: bytes) -> bool:
     return 0 <= round < 1 << 40 and len(digest) == 32
 
 
-async def ask_summaries(ask: Ask, peers: Collection[PeerId]) -> dict[PeerId, Summary]:
+async def ask_summaries(
+    ask: Ask, peers: Collection[PeerId], *, most_are_enough: bool = False
+) -> dict[PeerId, Summary]:
     """Ask everybody at once; who does not answer in time, or answers nonsense, is left out."""
     answers: dict[PeerId, Summary] = {}
-    for peer, answer in (await ask_everybody(ask, peers, "summary", _MAX_SUMMARY)).items():
+    found = await ask_everybody(ask, peers, "summary", _MAX_SUMMARY, most_are_enough=most_are_enough)
+    for peer, answer in found.items():
         try:
             answers[peer] = Summary.from_untrusted(answer)
         except ValueError as error:
@@ -79,17 +88,24 @@ async def ask_summaries(ask: Ask, peers: Collection[PeerId]) -> dict[PeerId, Sum
     return answers
 
 
-async def ask_everybody(ask: Ask, peers: Collection[PeerId], name: str, most: int) -> dict[PeerId, bytes]:
+async def ask_everybody(
+    ask: Ask, peers: Collection[PeerId], name: str, most: int, *, most_are_enough: bool = False
+) -> dict[PeerId, bytes]:
     """What all of ``peers`` answer to the request ``name`` at once, in ``most`` bytes; who does not in time
-    is left out.
+    is left out. ``most_are_enough``: then few that say nothing are not waited for to the end.
     """
     answers: dict[PeerId, bytes] = {}
+    began = trio.current_time()
 
     async def one(peer: PeerId) -> None:
         try:
             answers[peer] = await ask(peer, name, b"", most)
         except NetworkError as error:
             log.info("no %s from %s: %s", name, peer, error)
+        if most_are_enough and 2 * len(answers) > len(peers):
+            now = trio.current_time()
+            until = now + max(STRAGGLER_SECONDS, now - began)
+            nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, until)
 
     async with trio.open_nursery() as nursery:
         for peer in peers:
@@ -136,10 +152,11 @@ async def agreed_state(
     go on, peers may be one release apart for a moment, so it asks a few times.
     """
     for _ in range(TRIES):
-        found = newest_agreed(await ask_summaries(ask, connected()), between, agreeing)
+        summaries = await ask_summaries(ask, connected(), most_are_enough=True)
+        found = newest_agreed(summaries, between, agreeing)
         if found is not None:
             digest, holders = found
-            for peer in holders:
+            for peer in random.sample(holders, len(holders)):
                 try:
                     released = await fetch(peer, digest)
                 except (NetworkError, ValueError) as error:

@@ -34,6 +34,8 @@ MAX_CIRCUIT_MESSAGE: Final = 4096
 MAX_CIRCUITS: Final = 32
 MAX_CIRCUITS_PER_PEER: Final = 8
 """Of those, that one peer has, as either end."""
+MAX_CIRCUITS_PER_PAIR: Final = 2
+"""Of those, between the same two: one, and another if both call. So one peer leaves room for others."""
 CIRCUIT_BYTES: Final = 16 << 30
 CIRCUIT_SECONDS: Final = 43_200
 CIRCUIT_REPLY_SECONDS: Final = 10
@@ -47,6 +49,7 @@ class Circuits:
 
     def __init__(self) -> None:
         self._of: Counter[PeerId] = Counter()
+        self._between: Counter[frozenset[PeerId]] = Counter()
 
     def __len__(self) -> int:
         return self._of.total() // 2
@@ -68,19 +71,23 @@ class Circuits:
         if status != pb.OK:
             await _write(stream, _hop_status(status))
             return
-        both = Counter((source, target))
+        both, pair = Counter((source, target)), Counter((frozenset((source, target)),))
         self._of += both
+        self._between += pair
         try:
             await self._connect(stream, source, target, muxers[target])
         finally:
             self._of -= both
+            self._between -= pair
 
     def _refusal(self, source: PeerId, target: PeerId, muxers: dict[PeerId, Yamux]) -> int:
         if source not in muxers or source == target:
             return pb.PERMISSION_DENIED
         if target not in muxers:
             return pb.NO_RESERVATION
-        few = max(self._of[source], self._of[target]) < MAX_CIRCUITS_PER_PEER and len(self) < MAX_CIRCUITS
+        of_these = self._between[frozenset((source, target))] < MAX_CIRCUITS_PER_PAIR
+        of_each = max(self._of[source], self._of[target]) < MAX_CIRCUITS_PER_PEER
+        few = of_these and of_each and len(self) < MAX_CIRCUITS
         return pb.OK if few else pb.RESOURCE_LIMIT_EXCEEDED
 
     async def _connect(self, stream: YamuxStream, source: PeerId, target: PeerId, muxer: Yamux) -> None:

@@ -16,6 +16,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.node.errors import UserError
+from p2pfl.node.hardened.allowance import place_of
 from p2pfl.node.hardened.wire import WireError, read_delimited, write_delimited
 from p2pfl.node.hardened.yamux_stream import YamuxStream
 from p2pfl.node.stop_signals import stop_signals
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 RECORD_SECONDS: Final = 86_400.0
 MAX_RECORDS: Final = 8192
 MAX_RECORDS_OF_A_HOST: Final = 128
-"""Left from one IP address; one more replaces the oldest of them."""
+"""Left from one IPv4 address or IPv6 /64; one more replaces the oldest of them."""
 MAX_RECORDS_TOLD: Final = 64
 MAX_REQUEST: Final = 8192
 MAX_KEY: Final = 128
@@ -61,7 +62,7 @@ class Records:
         """``peer``, which calls from the IP address ``host``, is at ``addresses``, in the place of what it
         said before.
         """
-        now = trio.current_time()
+        now, host = trio.current_time(), place_of(host)
         while self._kept and next(iter(self._kept.values())).until <= now:
             self._drop(*next(iter(self._kept)))
         if (key, peer) in self._kept:
@@ -84,8 +85,8 @@ class Records:
             del self._from[host]
 
     def of(self, key: bytes) -> dict[PeerId, tuple[str, ...]]:
-        """Those who are at ``key``, so many as fit an answer: the latest from each IP address, then the one
-        before from each, so that nobody hides the others behind many names of its own.
+        """Those who are at ``key``, so many as fit an answer: the latest from each place, then the one before
+        from each, so that nobody hides the others behind many names of its own.
         """
         now, turns = trio.current_time(), Counter[str]()
         found: list[tuple[int, PeerId, tuple[str, ...]]] = []

@@ -1,6 +1,7 @@
 """What a member can do with keys of its own making, and what others signed elsewhere."""
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 from connected import IDENTITIES, PEERS
@@ -21,6 +22,7 @@ from p2pfl.gossip.manifest import Manifest, from_toml
 from p2pfl.gossip.presences import Author
 from p2pfl.gossip.successions import succeed
 from p2pfl.gossip.tickets import Credentials, Standing, Ticket, issue, standing
+from p2pfl.gossip.wire import Message
 
 LISTED = IDENTITIES[4]
 MANIFEST: Manifest = from_toml(
@@ -94,18 +96,47 @@ def test_what_was_signed_in_another_federation_retires_nobody() -> None:
     assert not machine.excluded
 
 
+def test_a_place_has_no_keys_before_the_one_that_was_admitted() -> None:
+    """A listed member, and one by ticket, say that they took the place of keys of their own making. Nodes
+    would keep some of them, each node others, and no longer agree on who is there; and accusations of those
+    keys would take the room of all others.
+    """
+    guest = fresh(2)
+    for place, tickets in ((LISTED, ()), (guest, (ticket(guest),))):
+        before = fresh(1)
+        shown = in_place_of(before, place, *tickets)
+        proof = contradiction(two_presences(before, 0, str(shown)))
+        assert proof is not None
+        said: tuple[Message, ...] = (
+            Retirement(PEERS[1], shown),
+            Accusation(PEERS[1], str(shown), proof),
+            presence(place, shown),
+        )
+        for message in said:
+            machine = judging(1)
+            with pytest.raises(RemoteProtocolError, match="nothing admits"):
+                machine.handle(Received(PEERS[1], message), 1.0)
+            assert not machine._exchange.excluded.grounds
+
+
 def test_one_place_makes_no_room_for_many() -> None:
-    """It retires keys that never had a place, until nobody notes any more which keys it has given away."""
     machine = judging(1)
-    for number in range(520):
-        shown = in_place_of(fresh(1000 + number), LISTED)
-        machine.handle(Received(PEERS[1], Retirement(PEERS[1], shown)), 1.0)
-    assert len(machine._exchange.excluded.grounds) <= 4
     machine.handle(Received(PEERS[1], presence(LISTED, "")), 1.0)
     for number in range(1, 5):
         own = fresh(number)
         machine.handle(Received(PEERS[1], presence(own, in_place_of(LISTED, own))), 1.1)
     assert machine._exchange.gathering.authors == {PEERS[0]}
+    assert len(machine._exchange.excluded.grounds) <= 3
+
+
+@pytest.mark.parametrize("order", [*permutations(range(3))])
+def test_three_that_give_their_places_to_one_are_out_for_everybody(order: tuple[int, ...]) -> None:
+    """Else some would count one of them, and some another, in every epoch."""
+    machine = judging(5)
+    for number in order:
+        shown = in_place_of(IDENTITIES[1 + number], NEW)
+        machine.handle(Received(PEERS[5], Retirement(PEERS[5], shown)), 1.0)
+    assert machine.excluded == set(PEERS[1:4])
 
 
 def test_without_room_for_a_succession_nobody_is_there_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,12 +169,12 @@ def test_accusations_take_no_room_of_revocations(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_nobody_is_cut_off_for_telling_of_two_successors(turned: bool) -> None:
-    """One successor has a ticket of its own, the other that of the key before: others must believe whoever
-    tells them, whichever it was shown last.
+    """One successor has a ticket of its own, too, the other that of the key before: others must believe
+    whoever tells them, whichever it was shown last.
     """
     old, machine, other = fresh(1), judging(1, 2), judging(1)
     shown = [
-        Retirement(PEERS[1], in_place_of(old, NEW, ticket(NEW))),
+        Retirement(PEERS[1], in_place_of(old, NEW, ticket(NEW), ticket(old))),
         Retirement(PEERS[1], in_place_of(old, NEWER, ticket(old))),
     ]
     machine.handle(Received(PEERS[1], shown[turned]), 1.0)

@@ -50,7 +50,11 @@ messages = st.one_of(
     presences(),
     st.builds(Sync, st.just(SENDER), epochs, digests, st.booleans(), digests, rounds),
     st.builds(Wanted, st.just(SENDER), epochs, digests),
-    st.builds(Presences, st.just(SENDER), st.lists(presences(), max_size=4).map(tuple)),
+    st.builds(
+        Presences,
+        st.just(SENDER),
+        st.lists(presences(), max_size=4, unique_by=lambda each: each.author).map(tuple),
+    ),
 )
 
 
@@ -58,10 +62,12 @@ def decode(data: bytes) -> Message:
     return decode_untrusted(SENDER, data, Limits(0), EPOCH_MESSAGES)
 
 
-def presence(count: int = 1, length: int = 10, ticket: int = 0) -> Presence:
-    context = (bytes(32), 3, bytes(32), bytes(32), bytes(32))
+def presence(
+    count: int = 1, length: int = 10, ticket: int = 0, by: Identity = IDENTITIES[1], previous: int = 0
+) -> Presence:
+    context = (bytes(32), 3, bytes([previous]) * 32, bytes(32), bytes(32))
     shown = ("t" * ticket, ("x" * length,) * count)
-    return signed(IDENTITIES[1], Presence(IDENTITIES[1].peer_id, *context, *shown))
+    return signed(by, Presence(by.peer_id, *context, *shown))
 
 
 @given(messages)
@@ -124,9 +130,18 @@ def test_bounds() -> None:
 
 
 def test_a_whole_roster_with_all_its_addresses_fits() -> None:
-    whole = presence(MAX_ADDRESSES, MAX_ADDRESS_BYTES, MAX_TICKET_BYTES)
-    full = Presences(SENDER, (whole,) * 2 * MAX_ROSTER)
+    authors = [Identity.from_seed(number.to_bytes(32, "big")) for number in range(MAX_ROSTER)]
+    longest = (MAX_ADDRESSES, MAX_ADDRESS_BYTES, MAX_TICKET_BYTES)
+    whole = tuple(presence(*longest, by=by, previous=number) for by in authors for number in range(2))
+    full = Presences(SENDER, whole)
     assert decode(encode(full)) == full
+
+
+def test_nobody_sends_more_presences_of_an_author_than_a_set_keeps() -> None:
+    """Each has signatures to check: one message of a member, full of its own, would take seconds."""
+    answer = Presences(SENDER, tuple(presence(previous=number) for number in range(3)))
+    with pytest.raises(RemoteProtocolError, match="of an author"):
+        decode(encode(answer))
 
 
 @pytest.mark.parametrize("claimed", [0, 1, 3, 2 * MAX_ROSTER + 1, 1 << 40])

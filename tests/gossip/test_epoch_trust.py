@@ -109,6 +109,15 @@ def test_a_round_is_reached_when_most_of_the_neighbours_in_the_epoch_are_there()
     assert machine.reached() == 9
 
 
+def test_nothing_is_asked_of_an_epoch_before_the_first() -> None:
+    """Who claims that it closed one would be sent what no node may send."""
+    machine = Federation(2).node(0).machine
+    machine.start(0.0)
+    machine.handle(PeerFound(PEERS[1]), 0.1)
+    effects = machine.handle(Received(PEERS[1], Sync(PEERS[1], 0, bytes(32), True, bytes([1]) * 32, 0)), 0.2)
+    assert not [e for e in effects if isinstance(e, Send) and isinstance(e.message, Wanted)]
+
+
 def test_a_leap_is_bounded() -> None:
     federation = with_liar(4, colluders=0)
     lie(federation, 0.2, author(3).presence(200_000, NOTHING))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from p2pfl.crypto.randomness import seeded_random
+from p2pfl.gossip.deadlines import Patience, Phase
 from p2pfl.gossip.errors import LocalProtocolError, RemoteProtocolError
 from p2pfl.gossip.events import (
     Completed,
@@ -20,6 +21,7 @@ from p2pfl.gossip.events import (
     Prepared,
     Received,
     Send,
+    SetTimer,
     Skipped,
     TimerExpired,
 )
@@ -181,6 +183,39 @@ def test_readies_of_others_elsewhere() -> None:
         it.handle(Received(GROUP[0], ready(2)), 0.1)
     for elsewhere in (ready(0, epoch_roster=bytes(32), attempt=2), ready(0, round=8, attempt=2)):
         assert it.handle(Received(GROUP[0], elsewhere), 0.1) == []
+
+
+def test_who_says_it_again_and_again_does_not_say_what_is_usual() -> None:
+    """Deadlines follow from a median over all: of one time for each member and roster."""
+    patience = Patience()
+    it, other = machine(1, patience=patience), machine(2)
+    both = [each.handle(Prepared(7, "training", 5, bytes(32)), 0.0) for each in (it, other)]
+    ours, theirs = (next(e.message for e in effects if isinstance(e, Send)) for effects in both)
+    assert isinstance(ours, Ready)
+    assert isinstance(theirs, Ready)
+    agreed = propose(0, ready(0), ours, theirs, ready(3))
+    it.handle(agreed, 0.1)
+    dealt = [e for e in other.handle(agreed, 0.1) if isinstance(e, Send) and isinstance(e.message, Bundle)]
+    bundle = next(e.message for e in dealt if e.peer == GROUP[1])
+    for _ in range(64):
+        it.handle(Received(GROUP[2], bundle), 0.2)
+    assert patience.durations.expected(Phase.SHARE, GROUP, 100.0) == 100.0
+
+
+def test_whoever_keeps_talking_without_being_ready_sets_few_timers() -> None:
+    """When it would count as silent moves on with every word."""
+    patience = Patience()
+    for peer in GROUP:
+        patience.connected(peer, True, 0.0)
+    it = machine(1, patience=patience, timing=FixedTiming(ready_seconds=60.0, round_seconds=100.0))
+    it.handle(Prepared(7, "training", 5, bytes(32)), 0.0)
+    timers = set()
+    for tick in range(1000):
+        now = tick / 100
+        patience.heard(GROUP[2], now)
+        effects = it.handle(Received(GROUP[2], signed(IDENTITIES[2], Ack(GROUP[2], 7, 0, bytes(32)))), now)
+        timers |= {e.key for e in effects if isinstance(e, SetTimer)}
+    assert 1 < len(timers) < 20
 
 
 def test_a_later_attempt_is_followed_and_an_earlier_one_ignored() -> None:

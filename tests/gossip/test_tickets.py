@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfl.crypto import labels
-from p2pfl.crypto.identity import Identity
+from p2pfl.crypto.identity import Identity, PeerId, verify
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.manifest import Manifest, from_toml
+from p2pfl.gossip.successions import succeed
 from p2pfl.gossip.tickets import (
     MAX_SKEW_SECONDS,
     PREFIX,
+    Credentials,
     Standing,
     Ticket,
     TicketError,
@@ -222,6 +224,24 @@ def test_what_was_put_in_its_place_is_recognised() -> None:
         with pytest.raises(TicketError, match=words) as caught:
             parse_ticket_untrusted(text)
         assert "ABCDEFGH" not in str(caught.value)
+
+
+def test_what_a_member_shows_again_and_again_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every presence, which come from every neighbour."""
+    checked: list[bytes] = []
+
+    def counting(peer: PeerId, label: bytes, data: bytes, signature: bytes) -> bool:
+        checked.append(data)
+        return verify(peer, label, data, signature)
+
+    for module in ("tickets", "successions", "wire"):
+        monkeypatch.setattr(f"p2pfl.gossip.{module}.verify", counting)
+    old, new = (Identity.from_seed(bytes([200, number]) * 16) for number in range(2))
+    admits = issue(ISSUER, federation=MANIFEST.digest, peer=old.peer_id, expires=NOW)
+    shown = str(Credentials((admits,), (succeed(old, new, MANIFEST.digest),)))
+    for _ in range(9):
+        assert standing(MANIFEST, MANIFEST.digest, new.peer_id, shown, NOW - 1) is Standing.MEMBER
+    assert len(checked) == 3
 
 
 def test_nonsense_cannot_be_issued() -> None:

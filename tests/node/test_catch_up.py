@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from p2pfl.crypto.identity import PeerId
 from p2pfl.gossip.canonical import pack
 from p2pfl.node.errors import NetworkError
-from p2pfl.node.membership.catch_up import Summary, agreed_state, newest_agreed
+from p2pfl.node.membership.catch_up import STRAGGLER_SECONDS, Summary, agreed_state, newest_agreed
 from p2pfl.node.released import Released
 
 A, B, C = PeerId("A"), PeerId("B"), PeerId("C")
@@ -27,6 +28,7 @@ class Neighbours:
         self.holds = holds
         self.lies: dict[PeerId, Released] = {}
         self.plausible: Callable[[Released], bool] = lambda released: True
+        self.seconds = 0.0  # that it took
 
     async def ask(self, peer: PeerId, name: str, body: bytes, most: int) -> bytes:
         held = self.holds[peer]
@@ -47,7 +49,13 @@ class Neighbours:
                 self.ask, lambda: self.holds, self.state, (newer_than, before), agreeing, self.plausible
             )
 
-        return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        async def timed() -> Released | None:
+            began = trio.current_time()
+            found = await main()
+            self.seconds = trio.current_time() - began
+            return found
+
+        return trio.run(timed, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def test_two_that_agree_are_enough() -> None:
@@ -76,6 +84,36 @@ def test_a_holder_that_sends_another_model_is_passed_over() -> None:
     found = neighbours.fetch()
     assert found is not None
     assert found.parameters[0] == 1.0
+
+
+def test_who_answers_nothing_holds_nobody_up() -> None:
+    """It takes part in rounds, and is silent when asked. Whoever comes back would never be in time."""
+    neighbours = Neighbours({peer: [model(5)] for peer in (A, B, C)})
+    ask = neighbours.ask
+
+    async def silent(peer: PeerId, name: str, body: bytes, most: int) -> bytes:
+        await trio.sleep(5.0 if peer == C else 0.1)
+        return await ask(peer, name, body, most)
+
+    neighbours.ask = silent  # type: ignore[method-assign]
+    assert neighbours.fetch() is not None
+    assert neighbours.seconds <= 0.1 + STRAGGLER_SECONDS + 0.1
+
+
+def test_nor_does_a_holder_that_stalls_hold_everybody_up_every_time() -> None:
+    """It is the first to say what it holds, and never the first to send it."""
+    neighbours = Neighbours({peer: [model(5)] for peer in (A, B, C)})
+    ask, asked = neighbours.ask, Counter[PeerId]()
+
+    async def noted(peer: PeerId, name: str, body: bytes, most: int) -> bytes:
+        asked[peer] += name == "state"
+        await trio.sleep(0.0 if peer == A else 0.1)
+        return await ask(peer, name, body, most)
+
+    neighbours.ask = noted  # type: ignore[method-assign]
+    for _ in range(60):
+        neighbours.fetch()
+    assert max(asked.values()) < 50
 
 
 def test_newest_of_several_agreed() -> None:

@@ -13,6 +13,7 @@ from p2pfl.node.finding.discovery import (
     LONGEST_DELAY,
     LONGEST_RELAYED_DELAY,
     MOST_ADDRESSES,
+    MOST_CALLS,
     MOST_HEARSAY,
     MOST_HINTED,
     Dialler,
@@ -165,6 +166,29 @@ def test_a_dead_address_delays_neither_its_peers_others_nor_other_peers() -> Non
     run(network, dialler, 1)
     assert network.here == {OTHER, THIRD}
     assert ended == [dead]
+
+
+def test_who_keeps_naming_other_addresses_of_a_peer_does_not_have_them_called_faster() -> None:
+    """They may be somebody else's, where nothing answers."""
+    under_way: list[str] = []
+    most = [0]
+
+    async def connect(address: str) -> PeerId:
+        under_way.append(address)
+        most.append(len(under_way))
+        await trio.sleep(15)
+        under_way.remove(address)
+        raise NetworkError("timed out", "none")
+
+    dialler = Dialler(OWN, connect, lambda: ())
+
+    async def name_others() -> None:
+        for port in range(1, 2000):
+            dialler.try_reaching([f"/ip4/192.0.2.1/tcp/{port}/p2p/{OTHER}"])
+            await trio.sleep(0.1)
+
+    run(Network(), dialler, 200, name_others)
+    assert max(most) == MOST_CALLS * MOST_ADDRESSES
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2]])

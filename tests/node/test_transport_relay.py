@@ -22,7 +22,7 @@ from p2pfl.node.transport.network import (
     Transport,
     Unreachable,
 )
-from p2pfl.node.transport.relay import HOP, STOP
+from p2pfl.node.transport.relay import HOP, MAX_CIRCUITS_PER_PAIR, STOP
 
 NORTH, SOUTH, MIDDLE = (identity(number).peer_id for number in (1, 2, 3))
 
@@ -158,6 +158,27 @@ def test_circuits_bytes_and_time_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
             assert await reach_through(north, SOUTH)
             assert (await next_of(north, PeerDisconnected)).peer == SOUTH
             await until(lambda: not middle._circuits)
+
+    run(main)
+
+
+def test_one_peer_leaves_another_s_circuits_to_others() -> None:
+    """Without them nobody would reach one that is behind a NAT."""
+
+    async def main() -> None:
+        async with apart() as (north, _, middle):
+            connect = pb.HopMessage(type=pb.HopMessage.CONNECT)
+            connect.peer.id = ID.from_string(SOUTH).to_bytes()
+            statuses = []
+            for _ in range(MAX_CIRCUITS_PER_PAIR + 1):
+                stream = await open_stream(north._sessions[MIDDLE].link.muxer, HOP)
+                await write_delimited(stream, connect.SerializeToString())
+                statuses.append(pb.HopMessage.FromString(await read_delimited(stream, 4096, 5)).status)
+            assert statuses == MAX_CIRCUITS_PER_PAIR * [pb.OK] + [pb.RESOURCE_LIMIT_EXCEEDED]
+            other = transport(4)
+            async with running(other):
+                await other.connect(middle.addresses[0])
+                assert await reach_through(other, SOUTH)
 
     run(main)
 

@@ -182,6 +182,20 @@ def test_records_end_and_one_host_cannot_crowd_the_others_out() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_one_network_is_one_host_however_many_addresses_it_has() -> None:
+    """An IPv6 host has more of its own than there could be records."""
+
+    async def main() -> None:
+        records = Records()
+        records.keep(KEY, NORTH.peer_id, [at(1)], "2001:db8:1::1")
+        for number in range(2 * MAX_RECORDS_OF_A_HOST):
+            records.keep(KEY, PeerId(f"stranger {number}"), [at(2)], f"2001:db8:2::{number:x}")
+        assert len(records) == 1 + MAX_RECORDS_OF_A_HOST
+        assert NORTH.peer_id in records.of(KEY)
+
+    trio.run(main)
+
+
 def test_whatever_is_left_the_bounds_hold_and_nothing_stays_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("p2pfl.node.transport.rendezvous.MAX_RECORDS", 40)
     monkeypatch.setattr("p2pfl.node.transport.rendezvous.MAX_RECORDS_OF_A_HOST", 8)
