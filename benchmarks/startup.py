@@ -2,10 +2,11 @@
 
     python benchmarks/startup.py [--json]
 
-Seconds are from the start of the processes until the last of the four is there. Four import torch at once:
-`processor until listening` is what that takes of one core, each. Then they wait for who else may come, until
-nobody new has for a third of the manifest's gather_seconds, here 3. Memory is of a node whose programme is
-over: `resident` is all that it touches, `its own` leaves out pages of files, which processes share. Below is
+Seconds are from the start of the processes until the last of the four is there. `processor until listening`
+is what importing and opening takes of one core, each; torch and dp-accounting come later, while the nodes
+wait for who else may come, until nobody new has for a third of the manifest's gather_seconds, here 3. Memory
+is of a node whose programme is over: `resident` is all that it touches, `its own` leaves out pages of files,
+which processes share, and of which there are the more, the more of them the system has in its cache. Below is
 what the libraries add, each imported after those above it.
 """
 
@@ -26,7 +27,7 @@ from real_federation import Federation, Member
 
 TARGET_SECONDS, TARGET_MIB = 5.0, 350.0
 PATIENCE = 300.0
-LIBRARIES = ("dp_accounting", "libp2p", "torch", "p2pfl.node.daemon")
+LIBRARIES = ("libp2p", "p2pfl.node.daemon", "torch", "p2pfl.node.training.own_models")
 STEPS: dict[str, Callable[[Member], object]] = {
     "listening": lambda member: "listening on" in member.log,
     "everybody connected": lambda member: member.status.get("connected") == 3,

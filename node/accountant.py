@@ -2,8 +2,8 @@
 coalition.
 
 The ledger is a list of :class:`Mechanism` entries; everything here is a pure function of such a list. The
-arithmetic is dp-accounting's: its PLD accountant gives the number that counts, its RDP accountant stands
-beside it as a check.
+arithmetic is dp-accounting's (:mod:`p2pfl.node.epsilons`): its PLD accountant gives the number that counts,
+its RDP accountant stands beside it as a check.
 
 One entry is a Gaussian mechanism on a Poisson sample of the records. What really leaves a node is a sum of
 discrete Gaussians on a grid. With at least :data:`p2pfl.node.privacy.LEAST_SIGMA` = 10 grid steps of standard
@@ -23,20 +23,12 @@ Where the unit of privacy is a whole organisation, neighbours differ in all that
 for everything: statistics, training and evaluation add up.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
-
-import dp_accounting  # type: ignore[import-untyped]
-import numpy as np
-from dp_accounting.pld import PLDAccountant  # type: ignore[import-untyped]
-from dp_accounting.rdp import RdpAccountant  # type: ignore[import-untyped]
-from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon  # type: ignore[import-untyped]
-from numpy.typing import NDArray
+from typing import Literal, Protocol
 
 from p2pfl.gossip.manifest import MAX_NOISE_MULTIPLIER
 from p2pfl.gossip.records import added, plain, read_record
@@ -186,14 +178,26 @@ def releases_within(
     """How many more releases of this kind ``subject`` can make within ``limit``; a million if more."""
     spent = _releases(mechanisms, subject, None)
 
-    def fits(count: int) -> bool:
-        return _pld(_merged([*spent, (noise_multiplier, sampling_rate, count)]), delta) <= limit
+    def with_more(count: int) -> _Releases:
+        return _merged([*spent, (noise_multiplier, sampling_rate, count)])
 
-    low, high = 0, 1
-    while fits(high):
-        if high >= _MOST_RELEASES:
-            return high
-        low, high = high, 2 * high
+    def fits(count: int) -> bool:
+        return _pld(with_more(count), delta) <= limit
+
+    # From about the right number on: every epsilon takes some 0.1 s.
+    low = high = _most(lambda count: _gaussian_limit(with_more(count), delta) <= limit, 0, _MOST_RELEASES + 1)
+    stride = 1
+    while low and not fits(low):
+        low, high, stride = max(0, low - stride), low, 2 * stride
+    if high == low:
+        high, stride = low + 1, 1
+        while high <= _MOST_RELEASES and fits(high):
+            low, high, stride = high, min(high + stride, _MOST_RELEASES + 1), 2 * stride
+    return _most(fits, low, high)
+
+
+def _most(fits: Callable[[int], bool], low: int, high: int) -> int:
+    """The largest number below ``high`` that ``fits``, if any above ``low`` does, else ``low``."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -340,32 +344,52 @@ def _epsilon(releases: _Releases, delta: float) -> Spent:
     return Spent(_pld(releases, delta), _rdp(releases, delta))
 
 
+class Arithmetic(Protocol):
+    """Who computes: :mod:`p2pfl.node.epsilons`, or a process that does."""
+
+    def pld(self, releases: _Releases, delta: float, interval: float) -> float:
+        """Epsilon of ``releases`` by their privacy loss, on a grid of ``interval``."""
+
+    def rdp(self, releases: _Releases, delta: float) -> float:
+        """Epsilon of ``releases`` by Rényi divergences."""
+
+
+_elsewhere: Arithmetic | None = None
+
+
+@contextmanager
+def computed_by(arithmetic: Arithmetic) -> Iterator[None]:
+    """Have ``arithmetic`` compute what is not known yet meanwhile, and not this process, which it takes much
+    memory from.
+    """
+    global _elsewhere
+    _elsewhere = arithmetic
+    try:
+        yield
+    finally:
+        _elsewhere = None
+
+
+def _arithmetic() -> Arithmetic:
+    if _elsewhere is not None:
+        return _elsewhere
+    from p2pfl.node import epsilons
+
+    return epsilons
+
+
 @lru_cache(maxsize=1024)
 def _pld(releases: _Releases, delta: float) -> float:
     if not releases:
         return 0.0
     if sum(count for _, _, count in releases) > _MOST_RELEASES:
         return _rdp(releases, delta)  # the PLD's grid is too coarse for so many, and takes minutes
-    with _quiet():
-        accountant = PLDAccountant(value_discretization_interval=_interval(releases, delta))
-        return float(accountant.compose(_composed(releases)).get_epsilon(delta))
+    return _arithmetic().pld(releases, delta, _interval(releases, delta))
 
 
 @lru_cache(maxsize=1024)
 def _rdp(releases: _Releases, delta: float) -> float:
-    if not releases:
-        return 0.0
-    orders, _ = _rdp_of(*releases[0][:2])
-    divergences = sum(count * _rdp_of(multiplier, rate)[1] for multiplier, rate, count in releases)
-    return float(compute_epsilon(orders, divergences, delta)[0])
-
-
-@lru_cache(maxsize=256)
-def _rdp_of(multiplier: float, rate: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rényi orders, and the divergence of one release at each: they add up, and take long to compute."""
-    with _quiet():
-        accountant = RdpAccountant().compose(_event(multiplier, rate, 1))
-    return np.asarray(accountant.orders), np.asarray(accountant.rdp)
+    return _arithmetic().rdp(releases, delta) if releases else 0.0
 
 
 def _interval(releases: _Releases, delta: float) -> float:
@@ -385,25 +409,3 @@ def _gaussian_limit(releases: _Releases, delta: float) -> float:
         for multiplier, rate, count in releases
     )
     return square / 2 + math.sqrt(2 * square * math.log(1 / delta))
-
-
-def _composed(releases: _Releases) -> dp_accounting.DpEvent:
-    return dp_accounting.ComposedDpEvent([_event(*release) for release in releases])
-
-
-def _event(multiplier: float, rate: float, count: int) -> dp_accounting.DpEvent:
-    noise = dp_accounting.GaussianDpEvent(multiplier)
-    once = noise if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, noise)
-    return dp_accounting.SelfComposedDpEvent(once, count)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep dp-accounting from warning, through absl, about every fractional order that it skips."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

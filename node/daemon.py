@@ -17,7 +17,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -32,7 +34,9 @@ from p2pfl.gossip.messages import decode_untrusted
 from p2pfl.gossip.participant import MESSAGES, Participant
 from p2pfl.gossip.revocations import Revocation
 from p2pfl.gossip.wire import longest
+from p2pfl.node.accountant import computed_by
 from p2pfl.node.config import NodeConfig
+from p2pfl.node.epsilon_process import EpsilonProcess
 from p2pfl.node.errors import TicketProblem, UserError
 from p2pfl.node.examination import REQUEST as EXAMINATION
 from p2pfl.node.examination import Examiner
@@ -41,6 +45,7 @@ from p2pfl.node.finding.dialback import Report
 from p2pfl.node.finding.discovery import peer_of
 from p2pfl.node.finding.ways import Finding
 from p2pfl.node.learner import Learner
+from p2pfl.node.libraries import import_torch
 from p2pfl.node.limits import explaining_lack_of_memory, limit_memory
 from p2pfl.node.membership.admission import WARN_SECONDS
 from p2pfl.node.membership.catch_up import ANSWER_SECONDS, ask_summaries
@@ -48,14 +53,14 @@ from p2pfl.node.membership.joining import obtain_manifest
 from p2pfl.node.membership.statements import delivered
 from p2pfl.node.monitoring.observer import Observer
 from p2pfl.node.monitoring.watchdog import SWITCH_SECONDS, spare_the_collector
+from p2pfl.node.outlook import outlook
 from p2pfl.node.privacy import Budget
 from p2pfl.node.reload import Reloader
-from p2pfl.node.rounds import OneThread, Rounds, recall, status_at_start
+from p2pfl.node.rounds import OneThread, Rounds, recall, recall_epsilon, status_at_start
 from p2pfl.node.shell import Shell, Work
 from p2pfl.node.start import Prepared, Records, load_records
 from p2pfl.node.stop_signals import WORDS, stop_signals
 from p2pfl.node.storage.last_signed import REQUEST as LAST_SIGNED
-from p2pfl.node.training.outside import OutsideTrainer
 from p2pfl.node.training.trainer import Trainer
 from p2pfl.node.transport.network import (
     GuestRefused,
@@ -66,6 +71,9 @@ from p2pfl.node.transport.network import (
     RequestRefused,
     Transport,
 )
+
+if TYPE_CHECKING:
+    from p2pfl.node.training.outside import OutsideTrainer
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +99,9 @@ def run_node(prepared: Prepared, *, until_done: bool, reread: Callable[[], NodeC
     memory = prepared.config.memory
     limit_memory(memory)
     spare_the_collector()
-    node = Node(prepared, until_done=until_done, reread=reread)
     try:
-        with explaining_lack_of_memory(memory):
-            trio.run(node.run)
+        with explaining_lack_of_memory(memory), closing(EpsilonProcess()) as epsilons, computed_by(epsilons):
+            trio.run(Node(prepared, epsilons, until_done=until_done, reread=reread).run)
     except* UserError as errors:
         raise _first(errors) from None
     return 0
@@ -121,8 +128,16 @@ def _end_soon() -> None:
 class Node:
     """The running daemon. Everything that lives as long as the process and no longer."""
 
-    def __init__(self, prepared: Prepared, *, until_done: bool, reread: Callable[[], NodeConfig]) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        epsilons: EpsilonProcess,
+        *,
+        until_done: bool,
+        reread: Callable[[], NodeConfig],
+    ) -> None:
         self._prepared = prepared
+        self._epsilons = epsilons
         self._config = config = prepared.config
         self._identity = identity = prepared.identity
         self._store = prepared.store
@@ -176,6 +191,7 @@ class Node:
             {
                 "log_level": lambda new: logging.getLogger("p2pfl").setLevel(new.log_level.upper()),
                 "bootstrap": lambda new: self._dialler.want(new.bootstrap),
+                "rendezvous": lambda new: self._finding.meet_at(new.rendezvous),
                 "memory": lambda new: limit_memory(new.memory),
             },
         )
@@ -257,7 +273,7 @@ class Node:
         if learner.done:
             shell.finished.set()
         else:
-            self._nursery.start_soon(self._thread, learner.warm_up)
+            self._nursery.start_soon(self._look_ahead, manifest, learner)
         self._nursery.start_soon(shell.run)
         self._nursery.start_soon(self._feed, shell, learner.message_limits)
         self._nursery.start_soon(self._drop_expired)
@@ -266,12 +282,23 @@ class Node:
         self._nursery.start_soon(self._notice_the_end, rounds, shell.finished)
         await shell.finished.wait()
         await rounds.finish()
+        await self._thread(self._epsilons.close)
         if self._outside is not None:
             self._outside.end(None if learner.released is None else learner.released.parameters)
         if self._until_done:
             await self._linger()
         else:
             await trio.sleep_forever()
+
+    async def _look_ahead(self, manifest: Manifest, learner: Learner) -> None:
+        """Do what is slow and needed soon while the federation gathers: epsilon, then torch. Rounds go on
+        meanwhile, on another thread: the first, of statistics, needs little of it.
+        """
+        if manifest.privacy.mode != "none":
+            await trio.to_thread.run_sync(await self._thread(learner.warm_up))
+            await trio.to_thread.run_sync(outlook, manifest, (), (), None)
+            await self._thread(lambda: recall_epsilon(self._status, manifest, self._store))
+        await trio.to_thread.run_sync(import_torch)
 
     def _watched(self, rounds: Rounds) -> Work:
         budget = self._budget
@@ -286,6 +313,8 @@ class Node:
 
     def _make_trainer(self, manifest: Manifest, records: Records) -> Trainer:
         if isinstance(manifest.task, OutsideTask):
+            from p2pfl.node.training.outside import OutsideTrainer
+
             self._outside = OutsideTrainer(manifest, self._store.directory, system_random)
             return self._outside
         train = records.train

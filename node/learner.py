@@ -8,6 +8,7 @@ leaves the node before :meth:`Learner.contribute` has written the ledger.
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -166,19 +167,24 @@ class Learner:
         """Why the last training round had no training here, though it was to have some; mostly empty."""
         return self._trainer.idle
 
-    def warm_up(self) -> None:
-        """Do the slow arithmetic of the first training round now, while the federation gathers.
+    def warm_up(self) -> Callable[[], None]:
+        """What does the slow arithmetic of the first rounds, while the federation gathers: to be called on
+        any thread, because rounds must not wait for it.
 
-        The accountant remembers what it computed, so asking about the ledger that there will be after the
-        statistics is enough.
+        The accountant remembers what it computed, so asking about the ledger as it is, and as it will be
+        after the statistics, is enough.
         """
-        if self._manifest.privacy.mode == "none":
-            return
-        charges = self._store.mechanisms()
-        statistics = self._plan("statistics")
+        ledger, statistics = self._store.mechanisms(), self._plan("statistics")
+        asked = [(ledger, self._plan("training"))]
         if self.released is None and statistics.charged:
-            charges.append(statistics.mechanism(self._manifest.groups.thresholds))
-        Budget(self._manifest.privacy, charges).allows(self._plan("training"))
+            after = [*ledger, statistics.mechanism(self._manifest.groups.thresholds)]
+            asked = [(ledger, statistics), (after, self._plan("training"))]
+
+        def ask() -> None:
+            for mechanisms, plan in asked:
+                Budget(self._manifest.privacy, mechanisms).allows(plan)
+
+        return ask
 
     # -- before the sum
     def prepare(self, round: int) -> Prepared | None:

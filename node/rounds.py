@@ -63,11 +63,12 @@ def status_at_start(peer: PeerId, federation: bytes, store: Store) -> Status:
     manifest = store.manifest()
     if manifest is not None:
         recall(status, manifest, store)
+        recall_epsilon(status, manifest, store)
     return status
 
 
 def recall(status: Status, manifest: Manifest, store: Store) -> None:
-    """Put into ``status`` what ``manifest`` and ``store`` say. Takes up to a few seconds for epsilon."""
+    """Put into ``status`` what ``manifest`` and ``store`` say, but for epsilon."""
     outcomes, privacy = store.rounds(), manifest.privacy
     status.rounds_total = manifest.training.rounds
     status.completed = sum(outcome.completed for outcome in outcomes)
@@ -77,22 +78,29 @@ def recall(status: Status, manifest: Manifest, store: Store) -> None:
     status.model = str(store.model_path or "")
     status.privacy_mode = privacy.mode
     if privacy.mode != "none":
-        mechanisms = holding(manifest, store)
-        spent, rungs = epsilon(mechanisms, privacy.delta), ladder(mechanisms, privacy.delta)
         status.epsilon_budget, status.delta = privacy.epsilon, privacy.delta
-        status.epsilon, status.epsilon_rdp = _finite(spent.pld), _finite(spent.rdp)
-        status.ladder = [(colluders, _finite(rung.pld)) for colluders, rung in rungs]
-        ahead = outlook(manifest, store.charges(), outcomes, store.place, store.carried())
-        status.epsilon_at_the_end = _finite(epsilon(ahead.mechanisms, privacy.delta).pld)
     shares = participation(manifest, store, PeerId(status.peer)).shares()
     status.participation = [share.as_dict() for share in shares]
     recall_evaluations(status, manifest, store)
 
 
+def recall_epsilon(status: Status, manifest: Manifest, store: Store) -> None:
+    """Put into ``status`` what the ledger in ``store`` has cost, and will. Takes up to a few seconds."""
+    privacy = manifest.privacy
+    if privacy.mode == "none":
+        return
+    mechanisms = holding(manifest, store)
+    spent, rungs = epsilon(mechanisms, privacy.delta), ladder(mechanisms, privacy.delta)
+    status.epsilon, status.epsilon_rdp = _finite(spent.pld), _finite(spent.rdp)
+    status.ladder = [(colluders, _finite(rung.pld)) for colluders, rung in rungs]
+    ahead = outlook(manifest, store.charges(), store.rounds(), store.place, store.carried())
+    status.epsilon_at_the_end = _finite(epsilon(ahead.mechanisms, privacy.delta).pld)
+
+
 def participation(manifest: Manifest, store: Store, own: PeerId) -> Participation:
     """Who took part in the rounds of this node, as its receipts say."""
     receipts = [kept.receipt for kept in store.receipts()]
-    gone = {one.ground.against for one in store.exclusions() if isinstance(one.ground, Retirement)}
+    gone = {one.ground.against for one in store.exclusions()}
     gone |= {succession.author for succession in store.successions()}
     return Participation.of(own, manifest.members, receipts, store.populations(), gone)
 
@@ -291,6 +299,9 @@ class Rounds:
         exclusion = Exclusion(int(time.time()), ground)
         await self._thread(lambda: self._store.exclude(exclusion))
         self._exclude(ground)
+        self._participation.leave(ground.against)
+        self._missed.discard(ground.against)
+        self._status.participation = [share.as_dict() for share in self._participation.shares()]
         if isinstance(ground, Retirement):
             log.warning("peer %s takes part no more: %s", ground.against, ground.why)
         elif ground.against == self._status.peer:
@@ -328,6 +339,7 @@ class Rounds:
 
     def _summarise(self) -> None:
         recall(self._status, self._manifest, self._store)
+        recall_epsilon(self._status, self._manifest, self._store)
         if not self._status.ended and self._learner.trained:
             self._status.ended = f"all {self._manifest.training.rounds} training rounds are over"
         self._status.ended = self._status.ended or "most of the members that are here say so"

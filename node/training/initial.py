@@ -12,19 +12,22 @@ mean.)
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.node.storage.declared_file import Tensors, require_shape
-from p2pfl.node.training.clipping import Slot
 from p2pfl.node.training.preprocessing import MEAN, SCALE, Scaling
+
+if TYPE_CHECKING:
+    from p2pfl.node.training.clipping import Slot
 
 Array = NDArray[np.float64]
 _FIRST = "0.weight", "0.bias"
 
 
-def start_values(layout: Sequence[Slot], drawn: Array, tensors: Tensors, scaled: Scaling | None) -> Array:
+def start_values(layout: "Sequence[Slot]", drawn: Array, tensors: Tensors, scaled: Scaling | None) -> Array:
     """``drawn`` with every part of ``layout`` that ``tensors`` has in its place: float64, shape (dimension,).
 
     ``scaled``: how inputs are scaled from now on; the first layer is restated for that if ``tensors`` say how

@@ -7,8 +7,6 @@ rounded on its way in.
 """
 
 import copy
-import hashlib
-import math
 from typing import Any
 
 import numpy as np
@@ -16,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from p2pfl.crypto.labels import INITIAL_PARAMETERS
 from p2pfl.gossip.manifest import DenseModel, ModelSpec
 from p2pfl.gossip.model_layers import Parts
 from p2pfl.node.privacy import Gradient
 from p2pfl.node.storage.declared_file import Tensors
 from p2pfl.node.training.adapters import Adapted, fill_frozen
 from p2pfl.node.training.clipping import ClippedGradient, Slot
+from p2pfl.node.training.drawn import drawn
 from p2pfl.node.training.networks import network
 from p2pfl.node.training.objectives import Objective, TwoClasses
 
@@ -71,18 +69,11 @@ class Model:
         """Parameters to start from, float64 of shape (dimension,): the same on every platform for the same
         ``seed``.
 
-        Biases, and the last linear layer of all, are zero, so that the first prediction is the same for every
-        record; so is one half of each adapter, which then changes nothing. Scales of normalisations are one.
-        All others are uniform in ±1/sqrt(inputs), from 53 bits each of SHAKE-256 over the seed.
+        Drawn, see :func:`.drawn.drawn`. The last linear layer of all is zero, so that the first prediction is
+        the same for every record; so is one half of each adapter, which then changes nothing. Scales of
+        normalisations are one.
         """
-        ones, zeros = self._constant_slots()
-        parameters = np.zeros(self.dimension)
-        for slot in self.layout:
-            if slot.name in ones:
-                parameters[slot.start : slot.stop] = 1.0
-            elif slot.name not in zeros and len(slot.shape) > 1:
-                parameters[slot.start : slot.stop] = _uniform(slot, seed)
-        return parameters
+        return drawn([(slot.name, slot.shape) for slot in self.layout], *self._constant_slots(), seed)
 
     def _constant_slots(self) -> tuple[set[str], set[str]]:
         """Names of the weights that start as ones, and of those that start as zeros."""
@@ -165,12 +156,3 @@ def precision_for(spec: ModelSpec, features: int) -> torch.dtype:
     """What ``spec`` computes in: float64 where that costs nothing that anybody notices."""
     small = isinstance(spec, DenseModel) and spec.allocated(features) <= 1 << 16
     return torch.float64 if small else torch.float32
-
-
-def _uniform(slot: Slot, seed: bytes) -> NDArray[np.float64]:
-    count = slot.stop - slot.start
-    stream = hashlib.shake_256(INITIAL_PARAMETERS + b"\0" + slot.name.encode() + b"\0" + seed)
-    drawn = np.frombuffer(stream.digest(8 * count), "<u8") >> np.uint64(11)
-    uniform = drawn.astype(np.float64) * 2.0**-52 - 1.0
-    scaled: NDArray[np.float64] = uniform / math.sqrt(math.prod(slot.shape[1:]))
-    return scaled

@@ -16,15 +16,19 @@ means over its records: as large as one record's at most, whatever they hold and
 
 import logging
 import math
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.crypto.randomness import RandomBytes
-from p2pfl.gossip.manifest import ImageTask, Manifest, TabularTask
+from p2pfl.gossip.manifest import ImageTask, Manifest, OutsideTask, PluginTask, TabularTask
+from p2pfl.gossip.model_layers import Parts
 from p2pfl.node.errors import ManifestProblem
 from p2pfl.node.privacy import Gradient, dimension, poisson_sample, step_noise
 from p2pfl.node.storage.declared_file import Tensors
+from p2pfl.node.training.drawn import drawn_layers
 from p2pfl.node.training.images import scaled_pictures
 from p2pfl.node.training.initial import start_values
 from p2pfl.node.training.metrics import (
@@ -34,11 +38,12 @@ from p2pfl.node.training.metrics import (
     measures,
     summed,
 )
-from p2pfl.node.training.models import Model, precision_for
-from p2pfl.node.training.objectives import objective
-from p2pfl.node.training.own_models import own_model
 from p2pfl.node.training.preprocessing import Standardiser, scaling, statistics_of
 from p2pfl.node.training.table import Table
+
+if TYPE_CHECKING:  # they bring torch along, which takes a second: imported when it is first needed
+    from p2pfl.node.training.models import Model
+    from p2pfl.node.training.objectives import Objective
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +75,7 @@ class Trainer:
         self._train = train
         self._test = test
         self._random = random
-        features = manifest.task.features
-        self.objective = objective(manifest.task, manifest.model)
-        precision = precision_for(manifest.model, features)
-        self.model = own_model(manifest) or Model(
-            manifest.model, features, self.objective, precision, backbone
-        )
+        self._backbone = backbone
         self.private = np.empty(0)
         """What the private layers are, for as long as nobody sets them: float64 of shape (private,)."""
         if manifest.model.private:
@@ -83,7 +83,9 @@ class Trainer:
         self.learnt_private: NDArray[np.float64] | None = None
         """What they became in the last contribution; None if nothing was trained, or there are none."""
         self._step_noise = (
-            step_noise(manifest, self.model.dimension) if manifest.privacy.mode == "local" else None
+            step_noise(manifest, manifest.model.trained(manifest.task.features))
+            if manifest.privacy.mode == "local"
+            else None
         )
         self._noise = None if self._step_noise is None else self._step_noise.source(random)
         self._inputs: tuple[NDArray[np.float64], NDArray[np.generic]] | None = None
@@ -94,6 +96,25 @@ class Trainer:
         """Why the last contribution was not trained, though it was to be; mostly empty."""
         self.left_out = 0
         """How often, in the last contribution, a record's gradient was not finite, and counted as zero."""
+        if isinstance(manifest.task, PluginTask | OutsideTask):
+            self.model  # noqa: B018 - what is wrong with the members' own shows before anything begins
+
+    @cached_property
+    def objective(self) -> "Objective":
+        """What the model is trained for."""
+        from p2pfl.node.training.objectives import objective
+
+        return objective(self._manifest.task, self._manifest.model)
+
+    @cached_property
+    def model(self) -> "Model":
+        """What is trained. Made when it is first needed: statistics need none."""
+        from p2pfl.node.training.models import Model, precision_for
+        from p2pfl.node.training.own_models import own_model
+
+        spec, features = self._manifest.model, self._manifest.task.features
+        precision = precision_for(spec, features)
+        return own_model(self._manifest) or Model(spec, features, self.objective, precision, self._backbone)
 
     @property
     def records(self) -> int:
@@ -115,7 +136,10 @@ class Trainer:
         """What training starts from: the same vector at every member with the same ``statistics``, which only
         count if the initial values are of a model with scales of its own.
         """
-        drawn = self.model.initial(self._manifest.digest)
+        model, digest = self._manifest.model, self._manifest.digest
+        if self._initial is None and isinstance(model, Parts) and not (model.backbone or model.private):
+            return drawn_layers(model.every_layer(self._manifest.task.features), digest)  # without torch
+        drawn = self.model.initial(digest)
         if self._initial is not None:
             scaled = None if statistics is None else scaling(self._manifest, statistics)
             drawn = start_values(self.model.layout, drawn, self._initial, scaled)

@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop. What can be checked is checked before anything begins."""
     from p2pfl.logs import start_logging
+    from p2pfl.node.libraries import uncollected
     from p2pfl.node.limits import limit_threads
     from p2pfl.node.reload import ignore_until_running
     from p2pfl.node.stop_signals import end_at_once_on_stop
@@ -75,11 +76,11 @@ def run(options: argparse.Namespace) -> int:
     start_logging(config.log_level, as_json=config.json_logs)
     limit_threads(config.threads)
 
-    from p2pfl.node.start import prepared
-
+    with uncollected():
+        from p2pfl.node.start import prepared
     with prepared(config) as ready:
-        from p2pfl.node.daemon import run_node
-
+        with uncollected():
+            from p2pfl.node.daemon import run_node
         return run_node(ready, until_done=options.until_done, reread=reread)
 
 

@@ -134,7 +134,7 @@ def test_statistics_of_nothing_are_a_constant_and_free(make: Make, mode: str) ->
     for number, learner in enumerate(learners):
         size = 20 + number
         learner._trainer._train = Table(np.zeros((size, agreed.task.features)), np.zeros(size), 0)
-        learner.warm_up()
+        learner.warm_up()()
         monitored = learner._budget
         monitored.allows = lambda plan, releases=None: not plan.charged  # type: ignore[method-assign]
         prepared = learner.prepare(0)

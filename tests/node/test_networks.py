@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from torch.func import functional_call
 
 from p2pfl.gossip.manifest import ConvolutionalModel, DenseModel, ModelSpec, SequenceModel
+from p2pfl.gossip.model_layers import Parts
 from p2pfl.node.training import models
+from p2pfl.node.training.drawn import drawn_layers
 from p2pfl.node.training.models import Model, precision_for
 from p2pfl.node.training.networks import network
 from p2pfl.node.training.objectives import Classes, NextCharacter, Number, Objective
@@ -52,6 +54,14 @@ def records(case: Case, count: int = 9) -> tuple[NDArray[np.generic], NDArray[np
 
 def anywhere(case: Case) -> NDArray[np.float64]:
     return np.random.default_rng(1).normal(size=case[0].parameters(case[1])) * 0.3
+
+
+@CASES
+def test_a_network_starts_as_the_layers_of_the_manifest_do(case: Case) -> None:
+    spec, features, goal = case
+    assert isinstance(spec, Parts)
+    start = drawn_layers(spec.every_layer(features), b"seed")
+    assert start.tolist() == Model(spec, features, goal).initial(b"seed").tolist()
 
 
 @CASES

@@ -1,0 +1,46 @@
+"""When the libraries that take long are imported.
+
+Torch is a second of processor time and 200 MB: a node listens before it has it, and imports it on another
+thread while the federation gathers.
+"""
+
+import ctypes
+import gc
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LARGEST = "libtorch_cpu.so"
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Python's garbage collector rests meanwhile, and never looks at what there is afterwards: what is
+    imported stays, and to look through it again and again is a fifth of the time that importing takes.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def import_torch() -> None:
+    """Import all that training needs. On any thread: it does not keep others from working for long."""
+    _load_without_the_lock()
+    with uncollected():
+        import p2pfl.node.training.own_models  # noqa: F401 - for those who import it next
+
+
+def _load_without_the_lock() -> None:
+    """Load torch's largest library, which takes 0.2 s and more, as a foreign function call: Python's lock is
+    free meanwhile, as it is not while an extension module is loaded.
+    """
+    found = importlib.util.find_spec("torch")
+    if found is not None and found.origin is not None:
+        library = Path(found.origin).parent / "lib" / _LARGEST
+        if library.exists():  # elsewhere it has another name
+            ctypes.CDLL(None).dlopen(os.fsencode(library), os.RTLD_NOW)

@@ -1,0 +1,44 @@
+"""What is imported when: a node listens before it has what takes long to import."""
+
+import gc
+import subprocess
+import sys
+
+from p2pfl.node.libraries import uncollected
+
+LISTENING = """
+import sys
+import p2pfl.node.daemon, p2pfl.node.start
+heavy = {"torch", "scipy", "dp_accounting", "pandas", "pyarrow", "matplotlib"}
+print(sorted(heavy & sys.modules.keys()))
+"""
+TRAINING = """
+import sys
+import numpy as np
+from p2pfl.node.libraries import import_torch
+import_torch()
+from p2pfl.gossip.manifest import DenseModel
+from p2pfl.node.training.models import Model
+print(Model(DenseModel("logistic"), 3).summed_gradient(np.zeros(4), np.ones((2, 3)), np.zeros(2), 1.0).any())
+print("sympy" in sys.modules)
+"""
+
+
+def said_by(code: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_a_node_can_listen_before_torch_and_scipy_are_here() -> None:
+    assert said_by(LISTENING) == ["[]"]
+
+
+def test_training_brings_torch_along_but_no_computer_algebra() -> None:
+    assert said_by(TRAINING) == ["True", "False"]
+
+
+def test_the_collector_rests_while_libraries_are_imported() -> None:
+    with uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.unfreeze()
