@@ -17,7 +17,7 @@ from p2pfl.node.errors import UserError
 log = logging.getLogger(__name__)
 
 SIGNAL = signal.SIGUSR1
-RELOADED = frozenset({"log_level", "bootstrap", "memory"})
+RELOADED = frozenset({"log_level", "bootstrap", "rendezvous", "memory"})
 """Fields of the config that take effect without a restart."""
 
 

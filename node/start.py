@@ -7,6 +7,7 @@ known at once, by the key of the config that it stands at.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest, OutsideTask, PluginTask
@@ -24,6 +25,7 @@ from p2pfl.node.membership.admission import FederationAdmission
 from p2pfl.node.membership.joining import known_federation
 from p2pfl.node.membership.network_key import read_key
 from p2pfl.node.membership.rotation import require_settled
+from p2pfl.node.storage.database import DATABASE, JOURNAL_REMEDY
 from p2pfl.node.storage.declared_file import Tensors, read_backbone, read_initial
 from p2pfl.node.storage.identity_file import load_identity
 from p2pfl.node.storage.lock import locked
@@ -69,6 +71,7 @@ def prepared(config: NodeConfig) -> Iterator[Prepared]:
     with _blaming("identity"):
         require_settled(config.identity)
         identity = load_identity(config.identity)
+    require_ledger(config.state)
     with locked(config.state), Store.open(config.state, identity) as store:
         _require_last(store)
         with _blaming("federation.id"):
@@ -83,6 +86,15 @@ def prepared(config: NodeConfig) -> Iterator[Prepared]:
         records = None if manifest is None else load_records(config, manifest)
         key = None if config.network_key is None else read_key(config.network_key)
         yield Prepared(config, identity, store, federation, admission, manifest, records, key)
+
+
+def require_ledger(state: Path) -> None:
+    """Raises StorageError if a node ran in ``state`` and its ledger is gone: a new one begins at zero."""
+    database, models = state / DATABASE, sorted(path.name for path in state.glob("model-*.safetensors"))
+    if models and not (database.is_file() and database.stat().st_size):
+        found = "empty" if database.is_file() else "missing"
+        what = f"{database} is {found}, and {models[-1]} beside it shows that a node ran here"
+        raise StorageError(what, JOURNAL_REMEDY)
 
 
 def _require_last(store: Store) -> None:
@@ -150,13 +162,20 @@ def load_initial(config: NodeConfig, manifest: Manifest) -> Tensors | None:
 
 
 def _check_joining(config: NodeConfig) -> None:
-    """Without a manifest: there must be somebody to ask for it, and data files that start like tables."""
+    """Without a manifest: there must be somebody to ask for it, and data files that can be read."""
     if not (config.bootstrap or config.mdns or config.rendezvous):
         raise ConfigError(
             "network.bootstrap",
             "not set, and the manifest is not here yet",
             "give --bootstrap with the address of any member, or --federation with the manifest file",
         )
+    check_files(config)
+
+
+def check_files(config: NodeConfig) -> None:
+    """What can be said of the data files without a manifest: that each is there, and starts like a table.
+    Raises DataError.
+    """
     for key, path in (("data.train", config.data_train), ("data.test", config.data_test)):
         if path is not None:
             with _blaming(key):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from p2pfl.gossip.manifest import (
+    Column,
     ConvolutionalModel,
     DenseModel,
     EvaluationSpec,
@@ -30,6 +31,8 @@ def explain(manifest: Manifest, stream: TextIO) -> Iterator[str]:
     yield f"name: {manifest.name}"
     yield f"who: {_who(manifest)}"
     yield f"task: {_task(manifest.task)}"
+    if isinstance(manifest.task, TabularTask):
+        yield f"columns: {'; '.join(map(_column, manifest.task.columns))}"
     yield f"model: {_model(manifest.model, manifest.task)}"
     yield (
         f"training: {training.rounds} rounds of {_steps(training, manifest.task)}; parameters up to"
@@ -76,6 +79,12 @@ def _task(task: TaskSpec) -> str:
         case TabularTask():
             asked = f"which of {len(task.classes)} classes {task.label} is"
     return f"{asked}, from {_counted(len(task.columns), 'column')} ({_counted(task.features, 'feature')})"
+
+
+def _column(column: Column) -> str:
+    if column.kind == "numeric":
+        return f"{column.name}, a number, cut to {column.low:g} to {column.high:g}"
+    return f"{column.name}, one of {', '.join(column.levels)}"
 
 
 def _arguments(task: PluginTask | OutsideTask) -> str:

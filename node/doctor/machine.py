@@ -118,7 +118,11 @@ def clock(known: Known, now: Callable[[], float] = time.time) -> Finding:
     ahead = latest - now()
     if ahead > BEHIND_SECONDS:
         said = f"the node wrote files {ahead:.0f} s after what this machine's clock shows now"
-        return failure("clock", said, "set the clock (timedatectl set-ntp true)", ExitCode.CLOCK)
+        hint = (
+            "set the clock (timedatectl set-ntp true); if it is right by now, and was not when the node wrote"
+            f" them: touch {known.config.state}/*"
+        )
+        return failure("clock", said, hint, ExitCode.CLOCK)
     if not files:
         return skipped("clock", "nothing here to compare it with; see the clocks of members")
     return ok("clock", "not before anything that the node has written")

@@ -36,7 +36,10 @@ def ask_the_node(known: Known) -> Iterator[Finding]:
         return
     status = ask_status(endpoint, token)
     if status is None:
-        hint = "it is busy, or hangs, or another has its port: see its log; systemd restarts one that hangs"
+        hint = (
+            "it is starting, or busy, or hangs, or another has its port: see its log; systemd restarts one"
+            " that hangs"
+        )
         yield failure("node", f"runs, and does not answer at {endpoint}", hint, ExitCode.NETWORK)
         yield from none_of("the node does not answer")
         return

@@ -50,6 +50,8 @@ class Finding:
         self._refused = refused
         self._expected = expected
         self._own: tuple[str, ...] = ()
+        self._rendezvous = config.rendezvous
+        self._meetings = trio.CancelScope()
         self.dialler = Dialler(
             identity.peer_id,
             transport.connect,
@@ -66,7 +68,12 @@ class Finding:
     def places(self) -> tuple[str, ...]:
         """Where members are looked for without their addresses, in words."""
         local = ("the local network",) if self._config.mdns else ()
-        return (*local, *self._config.rendezvous)
+        return (*local, *self._rendezvous)
+
+    def meet_at(self, rendezvous: Sequence[str]) -> None:
+        """From now on members leave their addresses at these places, and at no others."""
+        self._rendezvous = tuple(rendezvous)
+        self._meetings.cancel()
 
     async def run(self, own: Sequence[str]) -> None:
         """Until cancelled; ``own``: where this node says it is."""
@@ -79,13 +86,19 @@ class Finding:
 
                 local = LocalNetwork(self._federation, self._config.listen, self.dialler.hint)
                 nursery.start_soon(local.run, self._transport.addresses)
-            if self._config.rendezvous:
-                nursery.start_soon(keep_meeting, self._meet, self._is_complete, self.dialler.hint)
+            nursery.start_soon(self._keep_meeting)
+
+    async def _keep_meeting(self) -> None:
+        while True:
+            with trio.CancelScope() as self._meetings:
+                if self._rendezvous:
+                    await keep_meeting(self._meet, self._is_complete, self.dialler.hint)
+                await trio.sleep_forever()
 
     async def _meet(self) -> tuple[list[str], int]:
         from p2pfl.node.transport.kademlia import meet
 
-        return await meet(self._identity, self._federation, self._config.rendezvous, self._own)
+        return await meet(self._identity, self._federation, self._rendezvous, self._own)
 
     def _is_complete(self) -> bool:
         """Whether everybody who is expected is here, and anybody is."""

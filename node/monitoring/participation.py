@@ -57,8 +57,8 @@ class Share:
 
 
 class Participation:
-    """Counts rounds as they end. ``own`` is this node, ``listed`` are the members of the manifest; keys that
-    are ``gone``, since others took their place, are not asked after.
+    """Counts rounds as they end. ``own`` is this node, ``listed`` are the members of the manifest; peers that
+    are ``gone`` for good, since they are excluded or others took their place, are not asked after.
     """
 
     def __init__(self, own: PeerId, listed: Collection[PeerId] = (), gone: Collection[PeerId] = ()) -> None:
@@ -105,6 +105,10 @@ class Participation:
             counts[0] += took
             counts[1] += 1
             self._recent.setdefault(peer, deque(maxlen=RECENT)).append(took)
+
+    def leave(self, peer: PeerId) -> None:
+        """From now on ``peer`` is gone."""
+        self._left_out.add(peer)
 
     def shares(self) -> list[Share]:
         """Everybody else's, who was here least first."""

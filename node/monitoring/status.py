@@ -72,7 +72,7 @@ class Status:
     def write(self, directory: Path) -> None:
         """Replace the status file in ``directory``."""
         text = json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False)
-        write_atomically(directory / FILE, text.encode(), 0o644)
+        write_atomically(directory / FILE, text.encode())
 
 
 def read_status(directory: Path) -> Status:

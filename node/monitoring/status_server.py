@@ -8,6 +8,7 @@ a node down. h11 parses (docs/decisions/022-status-endpoint.md).
 import hmac
 import ipaddress
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -45,7 +46,7 @@ class Page:
 
 Pages = Mapping[str, Callable[[], Awaitable[Page]]]
 
-_NOT_FOUND = Page(b"there is /metrics, /status, /health and /ready\n", status=404)
+_NOT_FOUND = Page(b"there is /metrics, /status, /examination, /health and /ready\n", status=404)
 _NOT_A_GET = Page(b"only GET is answered\n", status=405)
 _NO_TOKEN = Page(b"send the token: Authorization: Bearer ...\n", status=401)
 _BY_NAME = Page(b"ask by IP address or as localhost, or with a token (docs/metrics.md)\n", status=421)
@@ -170,14 +171,18 @@ async def _request(stream: trio.abc.Stream, connection: h11.Connection) -> h11.R
 
 
 def read_token(path: Path) -> bytes:
-    """The token in ``path``, without the line's end. Raises ConfigError if it is none."""
+    """The token in ``path``, without the line's end. Raises ConfigError if it is none, or open to others."""
     hint = f"make one: (umask 077; openssl rand -hex 32 > {path})"
     try:
         with path.open("rb") as file:
             token = file.read(_MOST_TOKEN + 1).strip()
+            open_to_others = os.fstat(file.fileno()).st_mode & 0o077
     except OSError as error:
         raise ConfigError("status.token_file", f"cannot read {path}: {reason_of(error)}", hint) from None
     if not _LEAST_TOKEN <= len(token) <= _MOST_TOKEN or not all(33 <= byte < 127 for byte in token):
         what = f"{path} holds no token: one word of {_LEAST_TOKEN} or more printable characters"
         raise ConfigError("status.token_file", what, hint)
+    if open_to_others:
+        hint = f"chmod 600 {path}, and if anyone may have read it, make another"
+        raise ConfigError("status.token_file", f"{path}: open to others", hint)
     return token

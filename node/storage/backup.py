@@ -1,8 +1,9 @@
 """A copy of a node's directory, taken while the node may be running, that a node can be started from.
 
-It is one tar file: ``node.toml``, ``ticket`` if there is one, and in ``state/`` the database as it is at one
-moment, the model that it points to, and what own records are in; the key only if asked for. Everything is
-opened and checked as a node would before the file gets its name.
+It is one tar file: ``node.toml``, the ticket if there is one, and in ``state/`` the database as it is at one
+moment, the model that it points to, and what own records are in; the key only if asked for. Each is where
+``node.toml`` looks for it, if that is below its own folder. Everything is opened and checked as a node would
+before the file gets its name.
 
 A backup knows of the ledger what was spent by then. A node that goes on with an old one would spend that
 again; what guards against it is in :mod:`p2pfl.node.storage.last_signed`.
@@ -24,6 +25,7 @@ from p2pfl.node.storage.own_file import PERSONAL, PRIVATE
 from p2pfl.node.storage.store import Store
 
 _TRIES = 5
+_CONFIG = "node.toml"
 
 
 def back_up(config_file: Path, config: NodeConfig, out: Path, *, with_key: bool) -> int:
@@ -37,23 +39,34 @@ def back_up(config_file: Path, config: NodeConfig, out: Path, *, with_key: bool)
         raise StorageError(f"{out} exists already, and is never overwritten", "choose another name")
     with explained(out), tempfile.TemporaryDirectory(prefix=".p2pfl-backup-", dir=out.parent) as name:
         folder = Path(name) / "node"
-        state = folder / "state"
+        state = folder / _place(config_file, config.state, "state")
         state.mkdir(mode=0o700, parents=True)
         last = _copy_state(config.state, state, identity)
-        beside = {"node.toml": config_file, "ticket": config.ticket}
+        beside = {_CONFIG: config_file}
+        if config.ticket is not None:
+            beside[_place(config_file, config.ticket, "ticket")] = config.ticket
         if with_key:
-            beside["identity.key"] = config.identity
+            beside[_place(config_file, config.identity, "identity.key")] = config.identity
         for called, source in beside.items():
-            if source is not None and source.is_file():
+            if source.is_file():
                 _copy(source, folder / called)
         _write(Path(name) / "backup.tar", folder, out)
     return last
+
+
+def _place(config_file: Path, path: Path, otherwise: str) -> str:
+    """Where the restored config finds ``path``; ``otherwise`` if that is not below its folder."""
+    folder = os.path.abspath(config_file.parent)
+    relative = os.path.relpath(os.path.abspath(path), folder)
+    return otherwise if relative.split(os.sep)[0] == os.pardir else relative
 
 
 def _copy_state(source: Path, to: Path, identity: Identity) -> int:
     """The database, checked, and the model that it names, which a running node may have replaced meanwhile.
     Returns the last round that was charged.
     """
+    if not (source / DATABASE).exists():
+        raise StorageError(f"no node state in {source}", "start the node once, or name its config")
     for _ in range(_TRIES):
         database = Database.open(source / DATABASE, readonly=True)
         try:
@@ -73,6 +86,7 @@ def _copy_state(source: Path, to: Path, identity: Identity) -> int:
 
 
 def _copy(source: Path, to: Path) -> None:
+    to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copyfile(source, to)
     to.chmod(0o600)
 

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from p2pfl.crypto.identity import Identity
+from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.config import NodeConfig
-from p2pfl.node.errors import StorageError, UserError
+from p2pfl.node.errors import NetworkError, StorageError, UserError
 from p2pfl.node.membership.admission import FederationAdmission
 from p2pfl.node.membership.joining import known_federation
+from p2pfl.node.membership.network_key import read_key
 from p2pfl.node.monitoring.status import FILE as STATUS
 from p2pfl.node.monitoring.status import read_status
-from p2pfl.node.start import load_records
+from p2pfl.node.monitoring.status_server import read_token
+from p2pfl.node.start import check_files, load_records, require_ledger
 from p2pfl.node.storage.database import DATABASE, Database
 from p2pfl.node.storage.identity_file import load_identity
 from p2pfl.node.storage.migration import VERSION
@@ -95,9 +97,14 @@ class _Look:
         if open_:
             what = f"{open_[0]} is open to others on this machine"
             raise StorageError(what, f"chmod 600 {' '.join(map(str, open_))}")
+        if self.config.status_token_file is not None:
+            read_token(self.config.status_token_file)
+        if self.config.network_key is not None:
+            read_key(self.config.network_key)
         return "only their owner can read what is private"
 
     def pages(self) -> str:
+        require_ledger(self.config.state)
         if not (self.config.state / DATABASE).exists():
             return "no database yet: the node never ran here"
         database = Database.open(self.config.state / DATABASE, readonly=True)
@@ -147,6 +154,7 @@ class _Look:
     def ticket(self) -> str:
         if self._identity is None or not self._federation:
             return _unseen("a federation")
+        self._require_not_excluded(self._identity.peer_id)
         admission = FederationAdmission(
             self._federation,
             self._identity.peer_id,
@@ -160,8 +168,15 @@ class _Look:
             return "this node's place does not expire"
         return f"{(admission.expires - time.time()) / _DAY:.1f} days left"
 
+    def _require_not_excluded(self, own: PeerId) -> None:
+        grounds = [] if self._store is None else [one.ground for one in self._store.exclusions()]
+        why = next((ground.why for ground in grounds if ground.against == own), "")
+        if why:
+            raise NetworkError(f"this node is excluded: {why}", "docs/handbook.md, This node is excluded")
+
     def data(self) -> str:
         if self._manifest is None:
+            check_files(self.config)
             return _unseen("a manifest")
         records = load_records(self.config, self._manifest)
         return f"{len(records.train)} records to learn from, as the manifest declares them"

@@ -49,5 +49,5 @@ def run(options: argparse.Namespace) -> int:
         write_output(options.out, f"{line}\n".encode(), 0o644)
     if manifest.issuer_quorum > 1:
         note(f"it holds once {manifest.issuer_quorum} issuers have signed: put their lines into one file")
-    note("next, at any member: p2pfl federation deliver FILE --config node.toml")
+    note(f"next, at any member: p2pfl federation deliver {options.out or 'FILE'} --config node.toml")
     return 0

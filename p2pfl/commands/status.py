@@ -117,7 +117,8 @@ class _Report:
         yield f"phase: {said.phase}{now}"
         if self.silent:
             yield alarm(
-                f"no answer from {self.silent}: the node is busy, or hangs; this is what it wrote last"
+                f"no answer from {self.silent}: the node is starting, or busy, or hangs;"
+                " this is what it wrote last"
             )
         if said.process:
             yield _process(said.process)

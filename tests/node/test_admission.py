@@ -358,6 +358,24 @@ def test_half_a_renewal_after_a_change_of_keys_costs_no_place(clock: Clock, tmp_
     assert own.expires == NOW + 86_400
 
 
+def test_a_renewed_ticket_is_shown_without_what_came_before_it(clock: Clock, tmp_path: Path) -> None:
+    """Others refuse successions of a key that nothing shown admits; a listed place needs no ticket at all."""
+    path, chain = tmp_path / "ticket.txt", (succeed(GUEST, STRANGER, MANIFEST.digest),)
+    path.write_text(ticket(GUEST))
+    own = FederationAdmission(MANIFEST.digest, STRANGER.peer_id, path, MANIFEST, clock, chain)
+    assert own.shown_ticket == str(Credentials((parse_ticket_untrusted(ticket(GUEST)),), chain))
+    path.write_text(ticket(STRANGER, days=30))
+    assert own.renew()
+    assert own.shown_ticket == ticket(STRANGER, days=30)
+    assert own.succession == Credentials((parse_ticket_untrusted(ticket(STRANGER, days=30)),))
+    both = f"{chain[0]} {ticket(STRANGER)}"
+    assert own.standing(STRANGER.peer_id, both) is Standing.STRANGER
+    assert own.standing(STRANGER.peer_id, own.shown_ticket) is Standing.MEMBER
+    of_listed = (succeed(MEMBER, STRANGER, MANIFEST.digest),)
+    own = FederationAdmission(MANIFEST.digest, STRANGER.peer_id, path, MANIFEST, clock, of_listed)
+    assert own.expires is None
+
+
 def test_one_place_is_not_many_peers_nor_many_clocks(admission: FederationAdmission) -> None:
     """A member that names a successor for every day of the year fills no list, and sets nobody's clock."""
     for number in range(1, 100):

@@ -182,6 +182,16 @@ def test_rounds_of_other_groups_and_of_before_count_for_nobody() -> None:
     assert took(counted) == {B: (1, 1), C: (1, 1), D: (0, 0), E: (1, 1)}
 
 
+def test_nobody_asks_after_who_is_gone_for_good() -> None:
+    counted = Participation(A, listed=(A, B, C), gone=(C,))
+    for _ in range(RECENT):
+        counted.count((A,), (A,))
+    assert [share.peer for share in counted.shares() if share.low] == [B]
+    counted.leave(B)
+    counted.count((A,), (A,))
+    assert counted.shares() == []
+
+
 def test_nobody_is_missed_after_a_round_or_two() -> None:
     counted = Participation(A, listed=(A, B))
     for _ in range(LEAST - 1):

@@ -64,7 +64,8 @@ def test_one_field_that_cannot_change_stays_alone(caplog: pytest.LogCaptureFixtu
 
     taken: list[str] = []
     new = replace(BEFORE, memory=1 << 30, log_level="error")
-    apply = {"memory": refuse, "log_level": lambda _: taken.append("level"), "bootstrap": lambda _: None}
+    apply = {name: (lambda _: None) for name in RELOADED}
+    apply |= {"memory": refuse, "log_level": lambda _: taken.append("level")}
     trio.run(Reloader(BEFORE, lambda: new, apply).reload)
     assert taken == ["level"]
     assert "limits.memory stays as it was: limits.memory: too little; give it more" in caplog.messages

@@ -28,7 +28,7 @@ from p2pfl.node.learner import Learner
 from p2pfl.node.membership.catch_up import Summary
 from p2pfl.node.privacy import dimension, stage_plan
 from p2pfl.node.released import Released
-from p2pfl.node.rounds import OneThread, Rounds, status_at_start
+from p2pfl.node.rounds import OneThread, Rounds, participation, status_at_start
 from p2pfl.node.storage.last_signed import LastSigned
 from p2pfl.node.storage.receipts import RoundOutcome
 from p2pfl.node.storage.store import Store
@@ -380,6 +380,9 @@ def test_who_contradicted_itself_is_written_down_before_its_connection_ends(
     assert store.exclusions()[0].since > 1_600_000_000
     assert store.evidence() == []
     assert ("new identity" in caplog.text) == (accused is IDENTITY)
+    took_part = participation(manifest("none"), store, PeerId("A"))
+    took_part.count((accused.peer_id, PeerId("B")), (PeerId("B"),))
+    assert [share.peer for share in took_part.shares()] == ["B"], "who is excluded is not asked after"
 
 
 def test_a_node_whose_ledger_is_behind_its_own_signature_ends_before_a_round(store: Store) -> None:

@@ -180,11 +180,16 @@ def test_it_listens_says_where_and_answers_in_full_though_more_is_sent() -> None
 def test_a_token_is_one_word(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_bytes(TOKEN + b"\n")
+    path.chmod(0o600)
     assert read_token(path) == TOKEN
     for wrong in (b"", b"short", b"two words that are long", b"x" * 5000, "ß".encode() * 20):
         path.write_bytes(wrong)
         with pytest.raises(ConfigError, match=r"status\.token_file") as caught:
             read_token(path)
         assert wrong.decode() not in caught.value.what or not wrong
+    path.write_bytes(TOKEN)
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="open to others"):
+        read_token(path)
     with pytest.raises(ConfigError, match="cannot read"):
         read_token(tmp_path / "gone")

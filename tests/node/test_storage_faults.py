@@ -15,6 +15,9 @@ import pytest
 from p2pfl import cli
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.events import Course
+from p2pfl.gossip.evidence import Accusation, contradiction
+from p2pfl.gossip.messages import Masked
+from p2pfl.gossip.wire import signed
 from p2pfl.node.accountant import Mechanism
 from p2pfl.node.errors import ExitCode, StorageError
 from p2pfl.node.monitoring.status import FILE, Status, read_status
@@ -23,7 +26,7 @@ from p2pfl.node.storage.database import DATABASE
 from p2pfl.node.storage.identity_file import save_identity
 from p2pfl.node.storage.migration import copy_of
 from p2pfl.node.storage.receipts import RoundOutcome
-from p2pfl.node.storage.store import Store
+from p2pfl.node.storage.store import Exclusion, Store
 
 IDENTITY = Identity.from_seed(bytes(32))
 CHARGE = Mechanism("training", "train", "distributed", 1.5, 0.5, 1, 4, 3, 1)
@@ -49,7 +52,7 @@ import resource, sys
 from pathlib import Path
 from p2pfl.crypto.identity import Identity
 from p2pfl.node.errors import StorageError
-from p2pfl.node.storage.store import Store
+from p2pfl.node.storage.store import Exclusion, Store
 with Store.open(Path(sys.argv[1]), Identity.from_seed(bytes(32))) as store:
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     for round in range(500):
@@ -217,6 +220,63 @@ def test_a_backup_of_a_running_node_is_a_node(node: Path, capsys: pytest.Capture
     assert cli.main(["backup", "--config", "node.toml", "--out", "two.tar"]) == 0
     with tarfile.open("two.tar") as archive:
         assert "identity.key" not in archive.getnames()
+
+
+def test_a_backup_has_every_file_where_its_config_looks_for_it(node: Path) -> None:
+    Path("secrets").mkdir()
+    ticket = Path("secrets/ticket.txt")
+    ticket.write_text("p2pfl-ticket-v1:")
+    outside = Path("..") / f"{Path.cwd().name}-ticket"
+    outside.write_text("p2pfl-ticket-v1:")
+    text = node.read_text()
+    for number, (named, kept) in enumerate([(ticket, "secrets/ticket.txt"), (outside, "ticket")]):
+        node.write_text(f'{text}\n[federation]\nticket = "{named}"\n')
+        assert cli.main(["backup", "--config", "node.toml", "--out", f"{number}.tar"]) == 0
+        with tarfile.open(f"{number}.tar") as archive:
+            assert kept in archive.getnames()
+
+
+def test_nothing_is_backed_up_where_no_node_ran(
+    node: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree("state")
+    assert cli.main(["backup", "--config", "node.toml", "--out", "one.tar"]) == ExitCode.STORAGE
+    assert "no node state in state" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("found", ["missing", "empty"])
+def test_a_ledger_that_is_gone_is_not_begun_anew(
+    node: Path, capsys: pytest.CaptureFixture[str], found: str
+) -> None:
+    for path in Path("state").glob(f"{DATABASE}*"):
+        path.unlink()
+    if found == "empty":
+        (Path("state") / DATABASE).touch()
+    assert cli.main(["node", "--config", "node.toml"]) == ExitCode.STORAGE
+    assert f"{DATABASE} is {found}, and model-" in capsys.readouterr().err
+    assert checked(capsys)[1]["database"].startswith("WRONG")
+
+
+def test_a_node_that_is_excluded_is_told_so(node: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masked = [
+        signed(IDENTITY, Masked.of(IDENTITY.peer_id, (1, 0, bytes(32)), 0, bytes([n]) * 12)) for n in (1, 2)
+    ]
+    proof = contradiction(masked)
+    assert proof is not None
+    with Store.open(Path("state"), IDENTITY) as store:
+        store.exclude(Exclusion(1_800_000_000, Accusation(IDENTITY.peer_id, "", proof)))
+    status, found = checked(capsys)
+    assert found["ticket"].startswith("WRONG: this node is excluded: ")
+    assert status == ExitCode.NETWORK
+
+
+def test_secrets_that_others_may_read_are_found(node: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    token = Path("status.token")
+    token.write_text("t" * 32)
+    node.write_text(f'{node.read_text()}\n[status]\ntoken_file = "{token}"\n')
+    for mode, wrong in [(0o644, True), (0o600, False)]:
+        token.chmod(mode)
+        assert checked(capsys)[1]["file modes"].startswith("WRONG") == wrong
 
 
 def test_nothing_is_backed_up_that_cannot_be_trusted(node: Path) -> None:

@@ -42,6 +42,7 @@ def test_every_part_is_said() -> None:
     assert found["name"] == "hearts"
     assert found["who"] == "whoever holds a ticket of one of 1 issuer"
     assert found["task"] == "whether y is 1, 2, from 1 column (2 features)"
+    assert found["columns"] == "x, one of a, b, c"
     assert found["model"] == "logistic, 2 → 1, 3 parameters"
     assert found["training"].startswith(
         "12 rounds of one step each, every record in a step with probability 0.25"

@@ -87,7 +87,7 @@ def test_a_node_that_does_not_answer_is_said_not_to(capsys: pytest.CaptureFixtur
     assert "no answer" not in status(capsys)
     with locked(STATE):
         text = status(capsys)
-    assert f"no answer from 127.0.0.1:{address[1]}: the node is busy, or hangs" in text
+    assert f"no answer from 127.0.0.1:{address[1]}: the node is starting, or busy, or hangs" in text
     assert "phase: learning, round 17 (training)" in text
 
 

@@ -27,6 +27,7 @@ def member(tmp_path: Path, told: socket.socket) -> Iterator[Member]:
     federation = Federation(tmp_path, 1, rounds=5)
     alone = federation.members[0]
     (alone.directory / "status.token").write_text(TOKEN)
+    (alone.directory / "status.token").chmod(0o600)
     change(alone, '# token_file = "status.token"', 'token_file = "status.token"')
     federation.start(alone)
     yield alone
