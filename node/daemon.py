@@ -53,10 +53,9 @@ from p2pfl.node.membership.joining import obtain_manifest
 from p2pfl.node.membership.statements import delivered
 from p2pfl.node.monitoring.observer import Observer
 from p2pfl.node.monitoring.watchdog import SWITCH_SECONDS, spare_the_collector
-from p2pfl.node.outlook import outlook
 from p2pfl.node.privacy import Budget
 from p2pfl.node.reload import Reloader
-from p2pfl.node.rounds import OneThread, Rounds, recall, recall_epsilon, status_at_start
+from p2pfl.node.rounds import OneThread, Rounds, cost_of, recall, status_at_start
 from p2pfl.node.shell import Shell, Work
 from p2pfl.node.start import Prepared, Records, load_records
 from p2pfl.node.stop_signals import WORDS, stop_signals
@@ -88,6 +87,8 @@ END_POLL_SECONDS = 2.0
 EXPIRY_SECONDS = 60.0
 STATEMENT_SECONDS = 1.0
 TICKET_SECONDS = 2.0
+SOON_SECONDS = 10.0
+"""Until torch is imported though no round has come."""
 _DAY = 86_400.0
 
 
@@ -273,7 +274,7 @@ class Node:
         if learner.done:
             shell.finished.set()
         else:
-            self._nursery.start_soon(self._look_ahead, manifest, learner)
+            self._nursery.start_soon(self._look_ahead, manifest, learner, rounds)
         self._nursery.start_soon(shell.run)
         self._nursery.start_soon(self._feed, shell, learner.message_limits)
         self._nursery.start_soon(self._drop_expired)
@@ -290,14 +291,16 @@ class Node:
         else:
             await trio.sleep_forever()
 
-    async def _look_ahead(self, manifest: Manifest, learner: Learner) -> None:
+    async def _look_ahead(self, manifest: Manifest, learner: Learner, rounds: Rounds) -> None:
         """Do what is slow and needed soon while the federation gathers: epsilon, then torch. Rounds go on
-        meanwhile, on another thread: the first, of statistics, needs little of it.
+        meanwhile, on another thread. The first, of statistics, needs neither: if it comes soon, torch waits.
         """
+        with trio.move_on_after(SOON_SECONDS):
+            await rounds.begun.wait()
         if manifest.privacy.mode != "none":
             await trio.to_thread.run_sync(await self._thread(learner.warm_up))
-            await trio.to_thread.run_sync(outlook, manifest, (), (), None)
-            await self._thread(lambda: recall_epsilon(self._status, manifest, self._store))
+            compute = await self._thread(lambda: cost_of(manifest, self._store))
+            rounds.show(await trio.to_thread.run_sync(compute))
         await trio.to_thread.run_sync(import_torch)
 
     def _watched(self, rounds: Rounds) -> Work:

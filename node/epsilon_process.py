@@ -7,6 +7,7 @@ number on a line. The process ends with whoever started it, when its standard in
 """
 
 import json
+import os
 import select
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from p2pfl.node.errors import PrivacyError
 from p2pfl.node.libraries import uncollected
 
 IDLE_SECONDS = 300.0
+_NICE = 15  # rounds, this node's and others' on the machine, go first: hardly any waits for a number
 _TRIES = 2  # it may have ended, unasked for so long, just when it was asked
 
 Releases = tuple[tuple[float, float, int], ...]
@@ -84,6 +86,7 @@ class EpsilonProcess:
 
 def serve(idle_seconds: float) -> None:
     """Answer until standard input ends, or for ``idle_seconds`` nobody asks."""
+    os.nice(_NICE)
     with uncollected():
         from p2pfl.node import epsilons
     while select.select([sys.stdin], [], [], idle_seconds)[0]:

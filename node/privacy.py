@@ -52,6 +52,7 @@ from p2pfl.node.accountant import (
     epsilon,
     evaluations_paid,
     releases_within,
+    surely_within,
 )
 from p2pfl.node.errors import PrivacyError
 from p2pfl.node.training.metrics import HEAD, LOSS_CAP, measures
@@ -345,8 +346,11 @@ class Budget:
         if not plan.charged:
             return True
         key = (plan.subject, plan.noise_multiplier, plan.sampling_rate)
+        limit, delta = self._privacy.epsilon, self._privacy.delta
         if key not in self._fitting:
-            limit, delta = self._privacy.epsilon, self._privacy.delta
+            once = plan.sampling_rate == 1 and (releases or plan.releases_per_round) == 1
+            if once and surely_within(self._mechanisms, plan.subject, plan.noise_multiplier, limit, delta):
+                return True
             self._fitting[key] = releases_within(self._mechanisms, *key, limit, delta)
         return self._fitting[key] >= (plan.releases_per_round if releases is None else releases)
 

@@ -7,7 +7,8 @@ gradient.
 import logging
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
@@ -28,7 +29,7 @@ from p2pfl.gossip.events import (
 from p2pfl.gossip.evidence import Accusation, without_payload
 from p2pfl.gossip.exclusions import Ground, Retirement
 from p2pfl.gossip.manifest import Manifest
-from p2pfl.node.accountant import epsilon, ladder
+from p2pfl.node.accountant import Spent, epsilon, ladder
 from p2pfl.node.evaluations import measured, why_over
 from p2pfl.node.learner import Learner
 from p2pfl.node.membership.catch_up import Ask, Summary, agreed_state, ask_everybody, ask_summaries
@@ -84,17 +85,39 @@ def recall(status: Status, manifest: Manifest, store: Store) -> None:
     recall_evaluations(status, manifest, store)
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a ledger has cost, against how many colluders, and what it will have in the end."""
+
+    spent: Spent
+    ladder: Sequence[tuple[int, Spent]]
+    at_the_end: float
+
+    def show(self, status: Status) -> None:
+        status.epsilon, status.epsilon_rdp = _finite(self.spent.pld), _finite(self.spent.rdp)
+        status.ladder = [(colluders, _finite(rung.pld)) for colluders, rung in self.ladder]
+        self.show_the_end(status)
+
+    def show_the_end(self, status: Status) -> None:
+        status.epsilon_at_the_end = _finite(self.at_the_end)
+
+
+def cost_of(manifest: Manifest, store: Store) -> Callable[[], Cost]:
+    """What computes, on any thread and for up to a few seconds, the cost of the ledger as it is now."""
+    mechanisms, delta = holding(manifest, store), manifest.privacy.delta
+    past = store.charges(), store.rounds(), store.place, store.carried()
+
+    def compute() -> Cost:
+        ahead = outlook(manifest, *past).mechanisms
+        return Cost(epsilon(mechanisms, delta), ladder(mechanisms, delta), epsilon(ahead, delta).pld)
+
+    return compute
+
+
 def recall_epsilon(status: Status, manifest: Manifest, store: Store) -> None:
-    """Put into ``status`` what the ledger in ``store`` has cost, and will. Takes up to a few seconds."""
-    privacy = manifest.privacy
-    if privacy.mode == "none":
-        return
-    mechanisms = holding(manifest, store)
-    spent, rungs = epsilon(mechanisms, privacy.delta), ladder(mechanisms, privacy.delta)
-    status.epsilon, status.epsilon_rdp = _finite(spent.pld), _finite(spent.rdp)
-    status.ladder = [(colluders, _finite(rung.pld)) for colluders, rung in rungs]
-    ahead = outlook(manifest, store.charges(), store.rounds(), store.place, store.carried())
-    status.epsilon_at_the_end = _finite(epsilon(ahead.mechanisms, privacy.delta).pld)
+    """Put into ``status`` what the ledger in ``store`` has cost, and will."""
+    if manifest.privacy.mode != "none":
+        cost_of(manifest, store)().show(status)
 
 
 def participation(manifest: Manifest, store: Store, own: PeerId) -> Participation:
@@ -154,6 +177,16 @@ class Rounds:
         self._compared = False  # our ledger, with what others hold of us
         self._missed = {share.peer for share in self._participation.shares() if share.low}
         self.done = False
+        self._contributed = False
+        self.begun = trio.Event()
+        """A round of this process has ended."""
+
+    def show(self, cost: Cost) -> None:
+        """``cost`` was computed when this process began: what has been paid since is not in it."""
+        if self._contributed:
+            cost.show_the_end(self._status)
+        else:
+            cost.show(self._status)
 
     def summary(self) -> Summary:
         """What this node tells the members that ask."""
@@ -224,7 +257,7 @@ class Rounds:
 
     async def _others_ended(self) -> bool:
         connected = self._connected()
-        summaries = await ask_summaries(self._ask, connected)
+        summaries = await ask_summaries(self._ask, connected, most_are_enough=True)
         done = [summary for summary in summaries.values() if summary.done]
         if len(done) < max(self._agreeing, len(connected) // 2 + 1):
             return False
@@ -239,6 +272,7 @@ class Rounds:
     async def contribute(self, effect: Contribute) -> Contribution:
         values = await self._thread(lambda: self._learner.contribute(effect))
         # Out of date from now on, and slow to compute: shown again when the programme is over.
+        self._contributed = True
         self._status.epsilon = self._status.epsilon_rdp = None
         self._status.ladder = []
         return Contribution(effect.round, values)
@@ -260,6 +294,7 @@ class Rounds:
         if effect.stage == "evaluation":
             await self._thread(lambda: recall_evaluations(self._status, self._manifest, self._store))
         await self._write_status()
+        self.begun.set()
 
     async def agreed(self, effect: Agreed) -> None:
         self._last_signed.note(effect.results)
@@ -285,6 +320,7 @@ class Rounds:
         stage = f" ({effect.stage})" if effect.stage else ""  # none if it was over before we had trained
         log.warning("round %d%s skipped: %s", effect.round, stage, effect.reason)
         await self._write_status()
+        self.begun.set()
 
     async def evidence(self, effect: Evidence) -> None:
         match effect.messages:

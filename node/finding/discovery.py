@@ -164,16 +164,18 @@ class Dialler:
             target.hints = ()
             target.delay, target.failures, target.lasting = FIRST_DELAY, 0, True
             self._reached(peer)
-        elif await self._through(peer):
-            target.delay, target.failures = min(2 * target.delay, LONGEST_RELAYED_DELAY), 0
-            target.lasting = True
+            self._put_off(target)
+            return
+        longest = LONGEST_DELAY
+        if await self._through(peer):
+            longest, target.failures, target.lasting = LONGEST_RELAYED_DELAY, 0, True
         else:
-            target.delay = min(2 * target.delay, LONGEST_DELAY)
             target.failures += 1
             if target.failures >= HEARSAY_TRIES and not target.lasting:
                 self._targets.pop(peer, None)
                 return
         self._put_off(target)
+        target.delay = min(2 * target.delay, longest)
 
     async def _first_to_answer(self, addresses: Iterable[str]) -> str | None:
         """The first address at which somebody answered; the next one is tried when one fails, or does not

@@ -26,6 +26,7 @@ from p2pfl.crypto.randomness import RandomBytes
 from p2pfl.gossip.manifest import ImageTask, Manifest, OutsideTask, PluginTask, TabularTask
 from p2pfl.gossip.model_layers import Parts
 from p2pfl.node.errors import ManifestProblem
+from p2pfl.node.libraries import import_torch
 from p2pfl.node.privacy import Gradient, dimension, poisson_sample, step_noise
 from p2pfl.node.storage.declared_file import Tensors
 from p2pfl.node.training.drawn import drawn_layers
@@ -109,6 +110,7 @@ class Trainer:
     @cached_property
     def model(self) -> "Model":
         """What is trained. Made when it is first needed: statistics need none."""
+        import_torch()
         from p2pfl.node.training.models import Model, precision_for
         from p2pfl.node.training.own_models import own_model
 

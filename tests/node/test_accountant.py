@@ -14,6 +14,7 @@ import renyi
 
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.thresholds import thresholds
+from p2pfl.node import accountant, epsilons
 from p2pfl.node.accountant import (
     EVALUATIONS,
     Mechanism,
@@ -21,6 +22,7 @@ from p2pfl.node.accountant import (
     epsilon,
     ladder,
     releases_within,
+    surely_within,
 )
 
 DELTA = 1e-4
@@ -337,3 +339,18 @@ def test_damaged_entries_are_refused(damage: dict[str, object]) -> None:
         Mechanism.from_canonical(fields | damage)
     with pytest.raises(ValueError):
         Mechanism.from_canonical([*fields])
+
+
+@pytest.mark.parametrize("releases", [((1.35, 1.0, 1),), ((0.7, 1.0, 3),), ((30.0, 1.0, 1), (2.0, 1.0, 2))])
+@pytest.mark.parametrize("delta", [1e-3, 1e-6])
+def test_releases_from_all_records_have_a_closed_form(releases: epsilons.Releases, delta: float) -> None:
+    """Never below what they cost, and near to what dp-accounting finds over its orders."""
+    closed = accountant._rdp(releases, delta)
+    assert epsilons.pld(releases, delta, 1e-4) <= closed
+    assert closed == pytest.approx(epsilons.rdp(releases, delta), rel=1e-3)
+
+
+@pytest.mark.parametrize(("limit", "within"), [(3.0, True), (2.9, False)])
+def test_a_release_from_all_records_is_within_a_limit_for_sure(limit: float, within: bool) -> None:
+    spent = [Mechanism("training", "train", "distributed", 1e6, 0.1, 1, 4, 3, 1)]
+    assert surely_within(spent, "train", 1.35, limit, 1e-4) is within
