@@ -292,8 +292,8 @@ class Node:
             await trio.sleep_forever()
 
     async def _look_ahead(self, manifest: Manifest, learner: Learner, rounds: Rounds) -> None:
-        """Do what is slow and needed soon while the federation gathers: epsilon, then torch. Rounds go on
-        meanwhile, on another thread. The first, of statistics, needs neither: if it comes soon, torch waits.
+        """Do what is slow and needed by the first training: epsilon, and the import of torch. If rounds come
+        soon, after the first of them, of statistics, which needs neither; else while the federation gathers.
         """
         with trio.move_on_after(SOON_SECONDS):
             await rounds.begun.wait()

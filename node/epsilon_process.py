@@ -19,6 +19,7 @@ from p2pfl.node.libraries import uncollected
 
 IDLE_SECONDS = 300.0
 _NICE = 15  # rounds, this node's and others' on the machine, go first: hardly any waits for a number
+_MOST_KNOWN = 64
 _TRIES = 2  # it may have ended, unasked for so long, just when it was asked
 
 Releases = tuple[tuple[float, float, int], ...]
@@ -31,6 +32,7 @@ class EpsilonProcess:
         self._command = [sys.executable, "-m", "p2pfl.node.epsilon_process", repr(idle_seconds)]
         self._process: subprocess.Popen[bytes] | None = None
         self._asking = threading.Lock()
+        self._known: dict[str, float] = {}  # two threads may want the same number
 
     def pld(self, releases: Releases, delta: float, interval: float) -> float:
         """As :func:`p2pfl.node.epsilons.pld`. Raises PrivacyError if the process cannot do it."""
@@ -45,12 +47,16 @@ class EpsilonProcess:
         with self._asking:
             self._end()
 
-    def _ask(self, question: list[object]) -> float:
+    def _ask(self, terms: list[object]) -> float:
+        question = json.dumps(terms)
         with self._asking:
+            if question in self._known:
+                return self._known[question]
             for _ in range(_TRIES):
-                answer = self._answer(json.dumps(question))
+                answer = self._answer(question)
                 if answer:
-                    return float(answer)
+                    self._known = dict([*self._known.items(), (question, float(answer))][-_MOST_KNOWN:])
+                    return self._known[question]
                 status = self._end()
         hint = "look above for what it said; it needs some 200 MB of memory of its own"
         raise PrivacyError(f"epsilon cannot be computed: its process ended with status {status}", hint)
