@@ -29,7 +29,8 @@ class EpsilonProcess:
     """The process, started when it is asked first, and again when it has ended. Thread safe."""
 
     def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
-        self._command = [sys.executable, "-m", "p2pfl.node.epsilon_process", repr(idle_seconds)]
+        # -P: where a node is started, a folder of data and keys, is no place to import from.
+        self._command = [sys.executable, "-P", "-m", "p2pfl.node.epsilon_process", repr(idle_seconds)]
         self._process: subprocess.Popen[bytes] | None = None
         self._asking = threading.Lock()
         self._known: dict[str, float] = {}  # two threads may want the same number

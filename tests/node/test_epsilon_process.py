@@ -1,6 +1,7 @@
 """Epsilon computed by another process: the same numbers, whenever they are asked for."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,14 @@ def test_it_says_what_this_process_would_and_may_end_between_questions(process: 
     """With no patience at all it ends after every answer, and another takes its place."""
     assert process.pld(RELEASES, 1e-4, 1e-4) == epsilons.pld(RELEASES, 1e-4, 1e-4)
     assert process.rdp(RELEASES, 1e-4) == epsilons.rdp(RELEASES, 1e-4)
+
+
+def test_it_imports_nothing_from_where_the_node_was_started(
+    process: EpsilonProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    assert process.pld(RELEASES, 1e-4, 1e-4) > 0
 
 
 def test_what_it_cannot_compute_is_no_small_number(process: EpsilonProcess) -> None:
