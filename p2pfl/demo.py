@@ -90,7 +90,7 @@ class Hospital:
 
     def start(self) -> None:
         (self.directory / "state" / STATUS_FILE).unlink(missing_ok=True)  # of the life before
-        node = (sys.executable, "-m", "p2pfl", "node", "--config", str(self.directory / "node.toml"))
+        node = (sys.executable, "-P", "-m", "p2pfl", "node", "--config", str(self.directory / "node.toml"))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("P2PFL_")}
         # Four trainers share this machine; a model of fourteen numbers gains nothing from threads.
         environment["OMP_NUM_THREADS"] = "1"
