@@ -495,7 +495,8 @@ class RoundMachine:
             self._emit(Send(peer, proposal) for peer in self._others)
             self._begin(readies_, now)
         elif len(fitting) < self._minimum and not missing and now >= turn:
-            self._skip(f"{len(fitting)} members are ready where at least {self._minimum} are needed")
+            count = "1 member is" if len(fitting) == 1 else f"{len(fitting)} members are"
+            self._skip(f"{count} ready where at least {self._minimum} are needed")
 
     def _look_again(self, times: Iterable[float], now: float) -> None:
         """Be woken at the first of these, and set the next timer then: they move on with every word of who is

@@ -50,7 +50,8 @@ def load_identity(path: Path) -> Identity:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise IdentityError(f"{path}: no identity file here", _NEW) from None
+        hint = f"if there was one, put your copy back; else {_NEW}"
+        raise IdentityError(f"{path}: no identity file here", hint) from None
     except OSError as error:
         raise IdentityError(
             f"{path}: cannot be read: {reason_of(error)}", "run as the user who owns the file"

@@ -181,7 +181,7 @@ def test_nobody_waits_for_members_that_are_ready_for_something_else() -> None:
     complete(rehearsal, (0, 1, 3))
     assert max(rehearsal.ended_at[peer] for peer in rehearsal.completed) < 0.1
     (skip,) = rehearsal.skipped.values()
-    assert skip.reason == "1 members are ready where at least 3 are needed"
+    assert skip.reason == "1 member is ready where at least 3 are needed"
     assert not skip.sent_masked
 
 
