@@ -72,7 +72,7 @@ class Schedule:
 
 SCHEDULES: Final[dict[Form, Schedule]] = {
     "short": Schedule(((2.91, 8.0),), 4, 1024, 1),
-    "full": Schedule(((0.0, 0.5), (1.16, 5.0), (2.91, 9.0), (6.86, 12.0)), 24, 4096, 2),
+    "full": Schedule(((0.0, 0.5), (1.16, 5.0), (2.91, 9.0), (6.86, 9.0)), 24, 4096, 2),
 }
 """``batch`` is of all organisations together."""
 

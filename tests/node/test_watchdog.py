@@ -71,7 +71,7 @@ def test_a_standstill_is_measured_and_what_keeps_the_loop_is_named(bell: Bell) -
 
     trio.run(stand_still)
     assert "the event loop has stood still for 0." in bell.said
-    assert "node.status_server._answer, line " in bell.said
+    assert "node.monitoring.status_server._answer, line " in bell.said
     assert watchdog.worst == max(delays)
 
 
