@@ -9,6 +9,7 @@ number on a line. The process ends with whoever started it, when its standard in
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -94,6 +95,7 @@ class EpsilonProcess:
 def serve(idle_seconds: float) -> None:
     """Answer until standard input ends, or for ``idle_seconds`` nobody asks."""
     os.nice(_NICE)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the node was killed while it waited: nobody to tell
     with uncollected():
         from p2pfl.node import epsilons
     while select.select([sys.stdin], [], [], idle_seconds)[0]:

@@ -1,5 +1,6 @@
 """Epsilon computed by another process: the same numbers, whenever they are asked for."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,18 @@ def test_it_imports_nothing_from_where_the_node_was_started(
     (tmp_path / "numpy.py").write_text("raise SystemExit(7)")
     monkeypatch.chdir(tmp_path)
     assert process.pld(RELEASES, 1e-4, 1e-4) > 0
+
+
+def test_it_ends_without_a_word_if_the_node_is_gone(process: EpsilonProcess) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*process._command[:-1], "300"], stdin=pipe, stdout=pipe, stderr=pipe) as alone:
+        assert alone.stdin is not None
+        assert alone.stdout is not None
+        assert alone.stderr is not None
+        alone.stdout.close()
+        alone.stdin.write(b'["rdp", [[0.7, 0.5, 3]], 1e-4]\n')
+        alone.stdin.close()
+        assert alone.stderr.read() == b""
 
 
 def test_what_it_cannot_compute_is_no_small_number(process: EpsilonProcess) -> None:
