@@ -3,7 +3,8 @@ coalition.
 
 The ledger is a list of :class:`Mechanism` entries; everything here is a pure function of such a list. The
 arithmetic is dp-accounting's (:mod:`p2pfl.node.epsilons`): its PLD accountant gives the number that counts,
-its RDP accountant stands beside it as a check.
+Rényi accounting stands beside it as a check: its RDP accountant, or the closed form that releases from all
+records have.
 
 One entry is a Gaussian mechanism on a Poisson sample of the records. What really leaves a node is a sum of
 discrete Gaussians on a grid. With at least :data:`p2pfl.node.privacy.LEAST_SIGMA` = 10 grid steps of standard

@@ -88,7 +88,7 @@ EXPIRY_SECONDS = 60.0
 STATEMENT_SECONDS = 1.0
 TICKET_SECONDS = 2.0
 SOON_SECONDS = 10.0
-"""Until torch is imported though no round has come."""
+"""Until what the first training needs is made ready though no round has come."""
 _DAY = 86_400.0
 
 

@@ -1,7 +1,7 @@
 """When the libraries that take long are imported.
 
 Torch is a second of processor time and 200 MB: a node listens before it has it, and imports it on another
-thread while the federation gathers.
+thread than the event loop's.
 """
 
 import ctypes
