@@ -10,8 +10,8 @@ contradiction. Two things may be open: noise multipliers of 0 in a private mode 
 the size 0 of a plug-in's model "not known yet". Such a draft has no canonical form and so no id.
 
 Layout in TOML: ``name``, ``issuers``, ``members``, ``seed``, then ``[task]`` (:mod:`.task_spec`), ``[model]``
-(:mod:`.model_spec`), ``[training]``, ``[privacy]``, ``[groups]``, ``[timing]``, ``[evaluation]``
-(:mod:`.evaluation_spec`); the last three may be left out.
+(:mod:`.model_spec`), ``[training]`` (:mod:`.training_spec`), ``[privacy]``, ``[groups]``, ``[timing]``,
+``[evaluation]`` (:mod:`.evaluation_spec`); the last three may be left out.
 Tasks and models whose code the organisations bring themselves are in :mod:`.own_spec`.
 """
 
@@ -25,10 +25,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import PeerId, parse_peer_id
-from p2pfl.crypto.ring import RING_16, Ring, largest_fraction_bits
 from p2pfl.gossip.canonical import pack, unpack_untrusted
 from p2pfl.gossip.declared import (
-    MAX_MAGNITUDE,
     ManifestError,
     require,
     require_distinct,
@@ -59,18 +57,17 @@ from p2pfl.gossip.own_spec import (
 from p2pfl.gossip.records import FieldError, added, plain, read_record, read_variant, shown, suggest
 from p2pfl.gossip.task_spec import MAX_COLUMNS, Column, ImageTask, TabularTask, TaskSpec, TextTask
 from p2pfl.gossip.thresholds import Thresholds, thresholds
+from p2pfl.gossip.training_spec import TrainingSpec, require_grid
 from p2pfl.topologies.graphs import FAMILIES
 
 __all__ = [
     "FORMAT",
     "LEAST_CLIP_NORM",
-    "LEAST_FRACTION_BITS",
     "MAX_BYTES",
     "MAX_COLUMNS",
     "MAX_MEMBERS",
     "MAX_PARAMETERS",
     "MAX_QUORUM",
-    "PARAMETER_LIMIT",
     "Column",
     "ConvolutionalModel",
     "DenseModel",
@@ -104,66 +101,8 @@ MAX_NOISE_MULTIPLIER: Final = 1e6
 MAX_BYTES = 1 << 20  # four thousand columns fit; a peer cannot make us read more
 MAX_MEMBERS = 256
 MAX_QUORUM = 4  # tickets travel in every presence
-MAX_ROUNDS = 1_000_000
-PARAMETER_LIMIT = 64.0
-MAX_PARAMETER_LIMIT = 1e9
 LEAST_CLIP_NORM = 1e-14  # its square, and that of a little less, is far from the smallest float32
-LEAST_FRACTION_BITS = 8  # in 16 bits: inputs are standardised, so a useful parameter is about 1
 _DAY = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSpec:
-    """How a round trains.
-
-    ``sampling_rate`` q: every record of every member enters a step with this probability, independently
-    (Poisson sampling). ``expected_batch`` b: the public constant that a step's summed gradients are divided
-    by, in records per member and step. ``local_steps``: steps between two averages. ``ring_bits``: width of a
-    parameter in a sum. ``parameter_limit``: parameters beyond it are cut when they are summed, and counted.
-    ``weight_decay`` λ: a step first shrinks every parameter by ``learning_rate`` · λ of its size, as a
-    penalty of λ/2 · |x|² would. ``proximal`` μ: a step also moves back by ``learning_rate`` · μ of the way
-    that the steps before it in this round have led, as a penalty of μ/2 · |x - start|² would (FedProx).
-    ``momentum`` β: to what a member contributes it adds β of the way from the model that was released before
-    the last one to the last one.
-    """
-
-    rounds: int
-    learning_rate: float
-    sampling_rate: float
-    expected_batch: float
-    local_steps: int = 1
-    ring_bits: Literal[16, 32, 64] = added(32)
-    parameter_limit: float = added(PARAMETER_LIMIT)
-    weight_decay: float = added(0.0)
-    proximal: float = added(0.0)
-    momentum: float = added(0.0)
-
-    def __post_init__(self) -> None:
-        require_range(self.rounds, "training.rounds", 1, MAX_ROUNDS)
-        require_range(self.learning_rate, "training.learning_rate", 0, 1e6, above=True)
-        require_range(self.sampling_rate, "training.sampling_rate", 0, 1, above=True)
-        require_range(self.expected_batch, "training.expected_batch", 0, MAX_MAGNITUDE, above=True)
-        require_range(self.local_steps, "training.local_steps", 1, 100_000)
-        require_range(self.parameter_limit, "training.parameter_limit", 0, MAX_PARAMETER_LIMIT, above=True)
-        require_range(self.weight_decay, "training.weight_decay", 0, MAX_MAGNITUDE)
-        shrinks = self.learning_rate * self.weight_decay <= 1
-        require(shrinks, "training.weight_decay", "must be at most 1 / learning_rate")
-        self._check_proximal()
-        below = math.isfinite(self.momentum) and 0 <= self.momentum < 1
-        require(below, "training.momentum", f"must be at least 0 and below 1, not {self.momentum!r}")
-
-    def _check_proximal(self) -> None:
-        require_range(self.proximal, "training.proximal", 0, MAX_MAGNITUDE)
-        what = "has no effect with one step a round; leave it out, or take more local_steps"
-        require(self.proximal == 0 or self.local_steps > 1, "training.proximal", what)
-        stays = self.proximal == 0 or self.learning_rate * (self.proximal + self.weight_decay) <= 1
-        what = "must be at most 1 / learning_rate, weight_decay included, or every step leads too far back"
-        require(stays, "training.proximal", what)
-
-    @property
-    def ring(self) -> Ring:
-        """Of the sums of parameters."""
-        return Ring(self.ring_bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +273,7 @@ class Manifest:
         require(needless, "privacy.statistics_noise_multiplier", what)
         whole = self.privacy.mode == "organisation"
         self.evaluation.check(self.task, self.training.rounds, by_organisation=whole)
-        _require_grid(self.training, 2 * self.groups.size - 1)
+        require_grid(self.training, 2 * self.groups.size - 1)
 
     @property
     def numeric_columns(self) -> int:
@@ -376,21 +315,6 @@ def _require_outside(training: TrainingSpec, mode: str) -> None:
         ' outside p2pfl; take "organisation", which bounds all that a member changes, or "none"'
     )
     require(bounded, "privacy.mode", what)
-
-
-def _require_grid(training: TrainingSpec, members: int) -> None:
-    """Sums of ``members`` models must fit into the ring, on a grid that is fine enough to learn on."""
-    ring, limit = training.ring, training.parameter_limit
-    try:
-        bits = largest_fraction_bits(members, limit, ring)
-    except ValueError as error:
-        raise ManifestError("training.parameter_limit", f"{error}; take ring_bits = 64, or less") from None
-    most = math.ldexp(1.0, largest_fraction_bits(members, 1.0, ring) - LEAST_FRACTION_BITS)
-    few = (
-        f"16 are too few: {members} parameters up to {limit:g} can only be summed in steps of"
-        f" {math.ldexp(1.0, -bits):g}; take 32, or a parameter_limit of at most"
-    )
-    require(ring != RING_16 or bits >= LEAST_FRACTION_BITS, "training.ring_bits", f"{few} {most:g}")
 
 
 def _require_peer(text: str, field: str) -> None:

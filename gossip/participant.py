@@ -8,9 +8,8 @@
          |                           '------------ next round <---------- Completed | Skipped --'
          '------ after the last one -------------------'
 
-Rounds are numbered through: epoch e holds rounds e·E … e·E + E − 1. The groups of a round follow from roster,
-beacon and round alone (:mod:`p2pfl.topologies.schedule`), so every node draws them by itself. Where a
-manifest asks for a grid that a roster does not fill, the groups of that epoch are random.
+Rounds are numbered through: epoch e holds rounds e·E … e·E + E − 1. Every node draws the groups of a round by
+itself (:mod:`p2pfl.gossip.grouping`).
 
 **Falling behind.** Neighbours say which round they are in. A round is over without us once so many of our
 group have left it, and more than ``colluders``, that those who remain are fewer than the minimum. Before we
@@ -26,15 +25,14 @@ federation that closed different rosters unite in the next one.
 we learn of it: what comes over its connection is refused, and a group that it leaves too small ends the epoch
 early after ``round_seconds``. Its vectors that others counted before are still taken from them.
 
-**Who learns what** is said in :mod:`p2pfl.gossip.epoch` and :mod:`p2pfl.gossip.round`; nothing is added here.
+**Who learns what** is said in :mod:`p2pfl.gossip.epoch`, :mod:`p2pfl.gossip.forming` and
+:mod:`p2pfl.gossip.secure_sum`; nothing is added here.
 Nobody outside our group reaches a round machine, and neither do messages of rounds long gone or far ahead.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
-
-import networkx as nx  # type: ignore[import-untyped]  # ships no type information
 
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.crypto.randomness import RandomBytes
@@ -64,14 +62,13 @@ from p2pfl.gossip.events import (
 )
 from p2pfl.gossip.exchange import TIMER_PREFIX
 from p2pfl.gossip.exclusions import GROUNDS, Ground
+from p2pfl.gossip.grouping import Grouping
 from p2pfl.gossip.manifest import Manifest
 from p2pfl.gossip.messages import ROUND_MESSAGES, Message, Proposal, Ready, RoundMessage
 from p2pfl.gossip.presences import Author
 from p2pfl.gossip.revocations import check_revocation
 from p2pfl.gossip.round import RoundMachine
 from p2pfl.gossip.tickets import Standing
-from p2pfl.topologies.graphs import FAMILIES
-from p2pfl.topologies.schedule import Groups, ScheduleError, groups
 
 MESSAGES: Final[Mapping[str, type[Message]]] = {
     **ROUND_MESSAGES,
@@ -163,7 +160,7 @@ class Participant:
         self._excluded = set(self._epochs.excluded)  # as far as the rounds know
         self._noiseless = manifest.privacy.mode == "none"
         self._epoch: Epoch | None = None
-        self._groups: Callable[[int], Groups] = lambda number: ()
+        self._grouping: Grouping | None = None
         self._next = next_round  # the round we are in, or the first that we may begin
         self._group: tuple[PeerId, ...] | None = None  # ours of that round, once drawn
         self._waits_since: float | None = None
@@ -238,8 +235,7 @@ class Participant:
         """Whom we average with in ``round`` of the current epoch, ourselves included, in drawn order: nobody
         if no group has room for us, or there is no epoch.
         """
-        drawn = [group for group in self._groups(round) if self._me in group]
-        return tuple(map(PeerId, drawn[0])) if drawn else ()
+        return () if self._grouping is None else self._grouping.group_of(self._me, round)
 
     # Events.
 
@@ -379,7 +375,7 @@ class Participant:
             self._give_up(self._current, "the roster of the epoch was replaced")
         self._epoch, self._ahead = epoch, 0
         if epoch is not None:
-            self._groups = self._schedule(epoch)
+            self._grouping = Grouping(self._spec, epoch)
             first = epoch.number * self._timing.epoch_rounds
             self._go_to(max(self._next, first, self._epochs.reached()))
 
@@ -494,16 +490,6 @@ class Participant:
             self._leave(now)
             return True
         return False
-
-    def _schedule(self, epoch: Epoch) -> Callable[[int], Groups]:
-        spec, beacon = self._spec, epoch.beacon
-        graph: nx.Graph = FAMILIES[spec.topology](epoch.roster, beacon)
-        kind = spec.schedule
-        try:
-            groups(graph, spec.size, spec.minimum, beacon, 0, kind)
-        except ScheduleError:
-            kind = "random"
-        return lambda number: groups(graph, spec.size, spec.minimum, beacon, number, kind)
 
     def _say(self, reason: str) -> None:
         if reason != self._said:

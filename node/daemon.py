@@ -11,12 +11,10 @@ concern is one task with one owner; a task that fails ends the node, with a sent
 
 import logging
 import math
-import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +56,7 @@ from p2pfl.node.reload import Reloader
 from p2pfl.node.rounds import OneThread, Rounds, cost_of, recall, status_at_start
 from p2pfl.node.shell import Shell, Work
 from p2pfl.node.start import Prepared, Records, load_records
-from p2pfl.node.stop_signals import WORDS, stop_signals
+from p2pfl.node.stop_signals import WORDS, end_soon, stop_signals
 from p2pfl.node.storage.last_signed import REQUEST as LAST_SIGNED
 from p2pfl.node.training.trainer import Trainer
 from p2pfl.node.transport.network import (
@@ -80,7 +78,6 @@ log = logging.getLogger(__name__)
 # limited further by the manifest at hand. What may be asked for is a digest, or addresses to dial back.
 LIMITS = Limits(max_message=96 << 20, max_request=1 << 10, outbox_bytes=512 << 20, inbox_bytes=192 << 20)
 LINGER_SECONDS = 20.0
-STOP_SECONDS = 8.0
 LINGER_POLL_SECONDS = 0.2
 SLOWEST_BYTES_PER_SECOND = 1 << 20
 END_POLL_SECONDS = 2.0
@@ -114,16 +111,6 @@ def _first(group: BaseExceptionGroup[UserError]) -> UserError:
         error = error.exceptions[0]
     assert isinstance(error, UserError)
     return error
-
-
-def _end_soon() -> None:
-    """See to it that stopping takes seconds, whatever a peer, a disk or a gradient does meanwhile.
-
-    What is committed is on disk at every moment, so simply ending is as good as a tidy goodbye.
-    """
-    watchdog = threading.Timer(STOP_SECONDS, os._exit, (0,))
-    watchdog.daemon = True
-    watchdog.start()
 
 
 class Node:
@@ -168,6 +155,7 @@ class Node:
             },
             relay=config.relay,
             network_key=prepared.network_key,
+            is_proved=self._admission.is_proved,
         )
         self._transport.limit_messages(longest(MessageLimits(max_dim=0), MESSAGES))
         for exclusion in self._store.exclusions():
@@ -191,7 +179,7 @@ class Node:
             reread,
             {
                 "log_level": lambda new: logging.getLogger("p2pfl").setLevel(new.log_level.upper()),
-                "bootstrap": lambda new: self._dialler.want(new.bootstrap),
+                "bootstrap": lambda new: self._seek(new.bootstrap),
                 "rendezvous": lambda new: self._finding.meet_at(new.rendezvous),
                 "memory": lambda new: limit_memory(new.memory),
             },
@@ -210,12 +198,19 @@ class Node:
             nursery.start_soon(self._finding.run, self._status.addresses)
             for addresses in self._met.values():
                 self._dialler.want(addresses)
-            self._dialler.want(self._config.bootstrap)
+            self._seek(self._config.bootstrap)
             manifest = self._prepared.manifest or await obtain_manifest(
-                self._transport, self._federation, self._config.bootstrap or self._finding.places
+                self._transport,
+                self._federation,
+                self._config.bootstrap or self._finding.places,
+                self._admission.is_member,
             )
             await self._take_part(manifest)
             nursery.cancel_scope.cancel()
+
+    def _seek(self, bootstrap: Sequence[str]) -> None:
+        self._admission.keep_places(filter(None, map(peer_of, bootstrap)))
+        self._dialler.want(bootstrap)
 
     def _announce_addresses(self) -> None:
         announced = tuple(
@@ -232,7 +227,7 @@ class Node:
             async for number in signals:
                 log.warning("%s: %s", signal.Signals(number).name, WORDS)
                 self._observer.notifier.stopping()
-                _end_soon()
+                end_soon()
                 if self._outside is not None:
                     self._outside.close()  # or a thread would wait for the training loop
                 scope.cancel()
@@ -346,6 +341,8 @@ class Node:
         """
         async for event in self._transport.events:
             match event:
+                case PeerConnected(peer) if not self._admission.is_member(peer):  # let in without a manifest
+                    await self._transport.disconnect(peer, "nothing that it showed admits it")
                 case PeerConnected(peer):
                     log.info("connected to %s", peer)
                     self._admission.check_clock(self._met)

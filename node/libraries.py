@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LARGEST = "libtorch_cpu.so"
+_LARGE = ("libtorch_cpu.so", "libtorch_python.so")
 
 
 @contextmanager
@@ -36,11 +36,12 @@ def import_torch() -> None:
 
 
 def _load_without_the_lock() -> None:
-    """Load torch's largest library, which takes 0.2 s and more, as a foreign function call: Python's lock is
-    free meanwhile, as it is not while an extension module is loaded.
+    """Load torch's large libraries, which takes 0.2 s and more, as foreign function calls: Python's lock is
+    free meanwhile, as it is not while an extension module is loaded. None of them calls Python as it loads:
+    programs in C++ link them, and begin before their Python does.
     """
     found = importlib.util.find_spec("torch")
     if found is not None and found.origin is not None:
-        library = Path(found.origin).parent / "lib" / _LARGEST
-        if library.exists():  # elsewhere it has another name
-            ctypes.CDLL(None).dlopen(os.fsencode(library), os.RTLD_NOW)
+        for library in (Path(found.origin).parent / "lib" / name for name in _LARGE):
+            if library.exists():  # elsewhere it has another name
+                ctypes.CDLL(None).dlopen(os.fsencode(library), os.RTLD_NOW)

@@ -178,6 +178,8 @@ class Rounds:
         self._missed = {share.peer for share in self._participation.shares() if share.low}
         self.done = False
         self._contributed = False
+        self._one_serves = trio.Lock()
+        self._served: tuple[bytes, bytes] | None = None
         self.begun = trio.Event()
         """A round of this process has ended."""
 
@@ -193,11 +195,17 @@ class Rounds:
         return Summary(tuple((release.round, release.digest) for release in self._learner.recent), self.done)
 
     async def state(self, digest: bytes) -> bytes | None:
-        """The release that ``digest`` names, if it is one of the two latest."""
-        for release in self._learner.recent:
-            if release.digest == digest:
-                return await trio.to_thread.run_sync(release.to_bytes)
-        return None
+        """The release that ``digest`` names, if it is one of the two latest: of the one that was asked for
+        last the bytes are kept until the model changes, so that many who catch up cost what one does.
+        """
+        async with self._one_serves:
+            if self._served is None or self._served[0] != digest:
+                release = next((each for each in self._learner.recent if each.digest == digest), None)
+                if release is None:
+                    return None
+                self._served = None  # never two at a time
+                self._served = digest, await trio.to_thread.run_sync(release.to_bytes)
+            return self._served[1]
 
     async def prepare(self, effect: Begin) -> Prepared | None:
         if not self._compared:
@@ -243,6 +251,7 @@ class Rounds:
         )
         if state is not None:
             await self._thread(lambda: self._learner.adopt(state))
+            self._served = None
 
     async def _fetch(self, peer: PeerId, digest: bytes) -> Released:
         dimensions = self._learner.dimensions
@@ -279,6 +288,7 @@ class Rounds:
 
     async def completed(self, effect: Completed) -> None:
         await self._thread(lambda: self._learner.completed(effect))
+        self._served = None
         self._count_participation(effect)
         self._skipped_last = False
         self._status.completed += 1

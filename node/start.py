@@ -19,7 +19,6 @@ from p2pfl.node.errors import (
     IdentityError,
     ManifestProblem,
     StorageError,
-    TicketProblem,
 )
 from p2pfl.node.membership.admission import FederationAdmission
 from p2pfl.node.membership.joining import known_federation
@@ -76,11 +75,9 @@ def prepared(config: NodeConfig) -> Iterator[Prepared]:
         _require_last(store)
         with _blaming("federation.id"):
             federation, manifest = known_federation(config, store)
-        with _blaming("federation.ticket"):
-            successions = store.successions()
-            admission = FederationAdmission(
-                federation, identity.peer_id, config.ticket, manifest, successions=successions
-            )
+        admission = FederationAdmission(
+            federation, identity.peer_id, config.ticket, manifest, successions=store.successions()
+        )
         if manifest is None:
             _check_joining(config)
         records = None if manifest is None else load_records(config, manifest)
@@ -187,5 +184,5 @@ def _blaming(key: str) -> Iterator[None]:
     """Put ``key`` of the config before what is said about the file that it names."""
     try:
         yield
-    except (DataError, IdentityError, ManifestProblem, TicketProblem) as error:
+    except (DataError, IdentityError, ManifestProblem) as error:
         raise type(error)(f"{key}: {error.what}", error.hint) from None

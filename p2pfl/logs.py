@@ -6,6 +6,7 @@ import sys
 import time
 
 from p2pfl.node.monitoring.log_fields import fields_of
+from p2pfl.node.monitoring.repeats import FewAlike
 from p2pfl.terminal import one_line
 
 
@@ -43,6 +44,7 @@ class JsonFormatter(TextFormatter):
 def start_logging(level: str, *, as_json: bool) -> None:
     """Log this process's own messages from ``level`` up, and other libraries' warnings."""
     out = logging.StreamHandler(sys.stderr)
+    out.addFilter(FewAlike())
     out.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(handlers=[out], level=logging.WARNING, force=True)
     logging.getLogger("p2pfl").setLevel(level.upper())

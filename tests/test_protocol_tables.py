@@ -20,7 +20,6 @@ from p2pfl.gossip import (
     wire,
 )
 from p2pfl.gossip.manifest import (
-    PARAMETER_LIMIT,
     Column,
     ConvolutionalModel,
     DenseModel,
@@ -42,6 +41,7 @@ from p2pfl.gossip.manifest import (
 from p2pfl.gossip.own_spec import IntegerArgument, NumberArgument, TextArgument
 from p2pfl.gossip.participant import MAX_AHEAD, MESSAGES
 from p2pfl.gossip.thresholds import thresholds
+from p2pfl.gossip.training_spec import PARAMETER_LIMIT
 from p2pfl.node import privacy
 from p2pfl.node.daemon import LIMITS
 from p2pfl.node.membership import admission

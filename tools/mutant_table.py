@@ -431,21 +431,31 @@ MUTATIONS: Final = {
             "one member's two checks divide the others",
         ),
     ],
-    ("gossip/round", "gossip/round gossip/round_machine gossip/attacks gossip/attacks_on_membership"): [
+    ("gossip/forming", "gossip/round gossip/round_machine gossip/attacks gossip/attacks_on_membership"): [
         (
-            "unfair = any(self._same_purpose(self._readies[peer], ours) for peer in ready)",
+            "unfair = any(same_sum(self._readies[peer], ours) for peer in ready)",
             "unfair = False",
             "a convener chooses the members",
         ),
         ("if ours not in proposal.readies or len", "if len", "a roster with another key in our place"),
-        (" or len(proposal.readies) < self._minimum:", ":", "a roster that is too small"),
+        (" or len(proposal.readies) < minimum:", ":", "a roster that is too small"),
         (
-            "if not known and not all(map(self._suite.accepts_key, (ready.mask_key, ready.bundle_key))):",
-            "if False:",
+            "not all(map(self._terms.suite.accepts_key, (ready.mask_key, ready.bundle_key))):",
+            "False:",
             "one-time keys of small order",
         ),
-        ("if ready.federation != self._federation:", "if False:", "readies of another federation"),
-        ("return ready.epoch_roster == self._epoch_roster", "return True", "readies of another epoch"),
+        ("if ready.federation != self._terms.federation:", "if False:", "readies of another federation"),
+        ("return ready.epoch_roster == self._terms.epoch_roster", "return True", "readies of another epoch"),
+        (
+            "not (self.same_state and one.state_digest != other.state_digest)",
+            "True",
+            "sums over members with other models",
+        ),
+    ],
+    ("gossip/forming", "gossip/round gossip/round_machine"): [
+        ("        if len(messages) < 2:", "        if True:", "keeps all that comes early"),
+    ],
+    ("gossip/round", "gossip/round gossip/round_machine gossip/attacks gossip/attacks_on_membership"): [
         (
             " or (message.author != peer and not message.RELAYED):",
             ":",
@@ -467,9 +477,9 @@ MUTATIONS: Final = {
             "gives up what it contributed to for another's roster",
         ),
         (
-            "self._secrets = secrets = Secrets.fresh(self._suite, self._random)",
+            "self._secrets = secrets = Secrets.fresh(self._terms.suite, self._random)",
             "self.kept = self._secrets = secrets = vars(self).get('kept') or "
-            "Secrets.fresh(self._suite, self._random)",
+            "Secrets.fresh(self._terms.suite, self._random)",
             "the same secrets in every attempt",
         ),
         ("            elif now >= self._ends_at:", "            elif False:", "a round without an end"),
@@ -478,14 +488,6 @@ MUTATIONS: Final = {
             "        if True:",
             "messages of another roster",
         ),
-        (
-            "not (self._same_state and one.state_digest != other.state_digest)",
-            "True",
-            "sums over members with other models",
-        ),
-    ],
-    ("gossip/round", "gossip/round gossip/round_machine"): [
-        ("    if len(messages) < 2:", "    if True:", "keeps all that comes early"),
     ],
     ("gossip/vector_messages", "gossip/messages"): [
         (

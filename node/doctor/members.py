@@ -76,7 +76,7 @@ def _sums(found: Sequence[Examined]) -> Finding:
         )
     slowest = max(one.seconds for one in agreeing)
     said = (
-        f"keys, masks and sums agree with {len(agreeing)} of {len(found)} members;"
+        f"keys, masks and sums agree with {len(agreeing)} of {_members(len(found))};"
         f" {4 * EXAMINATION_WORDS >> 10} KiB back within {slowest:.2f} s"
     )
     return ok(name, said + (f" (not with {silent})" if silent else ""))
@@ -87,12 +87,12 @@ def _clocks(answered: Sequence[Examined]) -> Finding:
     middle = statistics.median(skews)
     if abs(middle) > MAX_SKEW_SECONDS:
         side = "behind" if middle > 0 else "ahead of"
-        said = f"this machine's is {abs(middle):.0f} s {side} those of {len(skews)} members"
+        said = f"this machine's is {abs(middle):.0f} s {side} those of {_members(len(skews))}"
         return failure("clocks", said, "set the clock (timedatectl set-ntp true)", ExitCode.CLOCK)
     far = [f"{one.peer} by {one.clock:+.0f} s" for one in answered if abs(one.clock) > MAX_SKEW_SECONDS]
     if far:
         return warning("clocks", f"off: {', '.join(far)}", "tell them")
-    return ok("clocks", f"within {max(map(abs, skews)):.0f} s of those of {len(skews)} members")
+    return ok("clocks", f"within {max(map(abs, skews)):.0f} s of those of {_members(len(skews))}")
 
 
 def _software(answered: Sequence[Examined]) -> Finding:
@@ -106,7 +106,11 @@ def _software(answered: Sequence[Examined]) -> Finding:
     releases = [text for text in other if " has p2pfl " in text]
     if releases:
         return warning("software", "; ".join(other), "upgrade the older p2pfl when it suits; rounds go on")
-    return ok("software", "; ".join(other) or f"the same as {len(answered)} members have")
+    return ok("software", "; ".join(other) or f"the same as that of {_members(len(answered))}")
+
+
+def _members(count: int) -> str:
+    return f"{count} member" if count == 1 else f"{count} members"
 
 
 def none_of(why: str) -> Iterator[Finding]:

@@ -7,7 +7,9 @@ verifies; everybody else gets a reason in plain words.
 
 A newcomer knows the federation's id but not yet its manifest, and so not its members: until
 :meth:`FederationAdmission.adopt` it lets in, provisionally, whoever names the same federation. It holds
-nothing of the federation then that anyone could be after.
+nothing of the federation then that anyone could be after. Few are let in so, and one more takes the place of
+whoever has had one for longest, which is time enough to hand over a manifest; those whom the operator named
+have places of their own.
 
 Who is excluded (:mod:`p2pfl.gossip.exclusions`) is refused, whatever admitted it before: with the reason the
 first time, and before it can say a word from then on.
@@ -47,7 +49,10 @@ VERSION = 1
 MAX_GREETING_BYTES = MAX_CREDENTIALS_BYTES + MAX_TERMS_BYTES + 256
 WARN_SECONDS = 7 * 86_400.0
 """How long before this node's place expires it says so, in the log and in its status."""
+MAX_PROVISIONAL = 64
+"""Let in at a time without a manifest, beside those whom the operator named."""
 MAX_TICKET_LINES = 64
+_FIELD = "federation.ticket"
 _MOST_VERSIONS = 16
 
 
@@ -125,6 +130,7 @@ class FederationAdmission:
         self._terms = terms_of(None)
         self._shown = self._read_own(None)
         self._admitted: dict[PeerId, tuple[Credentials, float]] = {}  # and until when
+        self._named: frozenset[PeerId] = frozenset()
         self._skews: dict[PeerId, float] = {}
         self._exclusions = Exclusions()
         self._told: set[PeerId] = set()  # of those excluded
@@ -144,7 +150,8 @@ class FederationAdmission:
             shown = self._rooted(shown, () if manifest is None else manifest.members)
             shown.check_holder(self._federation, self._clock(), peer=self._own)
         except TicketError as error:
-            raise TicketProblem(f"{path}: this ticket cannot be used: {error}", self._remedy()) from None
+            what = f"{_FIELD}: {path}: this ticket cannot be used: {error}"
+            raise TicketProblem(what, self._remedy()) from None
         return shown
 
     def _rooted(self, shown: Credentials, listed: Collection[PeerId]) -> Credentials:
@@ -156,7 +163,7 @@ class FederationAdmission:
         return Credentials(shown.tickets, shown.successions[: names.index(holder)])
 
     def _remedy(self) -> str:
-        return f"ask an issuer to run: p2pfl federation invite {self._own}"
+        return f"ask an issuer to run: {invitation(self._own)}"
 
     def renew(self) -> bool:
         """Read the ticket file again, and show from now on what is in it; whether that is anything new.
@@ -180,6 +187,10 @@ class FederationAdmission:
             return None
         until = self._shown.admitted_until(manifest, self._federation, self._own)
         return None if math.isinf(until) else until
+
+    def keep_places(self, named: Iterable[PeerId]) -> None:
+        """The operator named these as members to begin with: nobody takes their places from now on."""
+        self._named = frozenset(named)
 
     def at_handshake(self, peer: PeerId) -> str | None:
         """Why to hang up on ``peer`` before it says anything: it was told once that it is excluded."""
@@ -243,7 +254,7 @@ class FederationAdmission:
         if manifest is not None and peer in manifest.members:
             return math.inf
         if manifest is not None and not (shown.tickets or shown.successions):
-            invite = f"ask an issuer to run: p2pfl federation invite {peer}"
+            invite = f"ask an issuer to run: {invitation(peer)}"
             how = f"sent no ticket; {invite}" if manifest.issuers else "it has no issuer who could invite you"
             raise TicketError(f"you are not listed in this federation's manifest and {how}")
         try:
@@ -261,6 +272,8 @@ class FederationAdmission:
         return min((ticket.expires for ticket in shown.tickets), default=math.inf)
 
     def _admit(self, peer: PeerId, place: tuple[Credentials, float], skew: float) -> str | None:
+        if self._manifest is None:
+            self._make_room(peer)
         if peer not in self._admitted and len(self._admitted) >= MAX_MEMBERS:
             self.expired()
         if peer not in self._admitted and len(self._admitted) >= MAX_MEMBERS:
@@ -274,6 +287,13 @@ class FederationAdmission:
         if abs(skew) > MAX_SKEW_SECONDS:
             log.warning("the clocks of peer %s and of this node differ by %s", peer, _duration(skew))
         return None
+
+    def _make_room(self, peer: PeerId) -> None:
+        """Forget, for a further one of whom nothing is known, the one that has been here longest."""
+        unproved = [each for each in self._admitted if each not in self._named]
+        if peer not in {*self._named, *unproved} and len(unproved) >= MAX_PROVISIONAL:
+            del self._admitted[unproved[0]]
+            self._skews.pop(unproved[0], None)
 
     @property
     def _listed(self) -> Collection[PeerId]:
@@ -327,8 +347,8 @@ class FederationAdmission:
             if self._ticket_file is None:
                 what = f"{self._own} is not a member of federation {manifest.name!r}, and no ticket is"
                 how = f"{self._remedy()}; then name the file under `ticket`"
-                raise TicketProblem(f"{what} configured", how) from None
-            what = f"{self._ticket_file}: this ticket cannot be used: {error}"
+                raise TicketProblem(f"{_FIELD}: {what} configured", how) from None
+            what = f"{_FIELD}: {self._ticket_file}: this ticket cannot be used: {error}"
             raise TicketProblem(what, self._remedy()) from None
 
     def exclude(self, ground: Ground) -> dict[PeerId, str]:
@@ -357,6 +377,10 @@ class FederationAdmission:
         if self._manifest is not None and peer in self._manifest.members:
             return True
         return peer in self._admitted and self._clock() < self._admitted[peer][1]
+
+    def is_proved(self, peer: PeerId) -> bool:
+        """Whether more speaks for ``peer`` than its own word: the manifest, or the operator who named it."""
+        return peer in self._named if self._manifest is None else self.is_member(peer)
 
     def standing(self, peer: PeerId, ticket: str) -> Standing:
         """What ``peer``, connected or not, is that shows this text. Needs a manifest. If it was let in, and
@@ -412,30 +436,38 @@ class FederationAdmission:
             )
 
 
+def invitation(peer: PeerId) -> str:
+    """What an issuer runs to admit ``peer``, if its files have the names that they have in the README."""
+    files = "--federation federation.manifest --identity organiser/identity.key --out ticket.txt"
+    return f"p2pfl federation invite {peer} {files}"
+
+
 def read_tickets(path: Path) -> tuple[Ticket, ...]:
-    """The tickets in the file ``path``, one a line, at least one. Raises TicketProblem."""
+    """The tickets in the file ``path``, one a line, at least one. Raises TicketProblem, which names the key
+    of the config that the file stands at.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_TICKET_LINES * MAX_TEXT)
     except FileNotFoundError:
         raise TicketProblem(
-            f"{path}: no such file", "save the ticket that you were sent under this name"
+            f"{_FIELD}: {path}: no such file", "save the ticket that you were sent under this name"
         ) from None
     except OSError as error:
         raise TicketProblem(
-            f"{path}: cannot be read: {reason_of(error)}", "check the path and its permissions"
+            f"{_FIELD}: {path}: cannot be read: {reason_of(error)}", "check the path and its permissions"
         ) from None
     text = data.decode("ascii", errors="replace")
     if holds_secret_key(text):  # a key file begins with lines of explanation
         raise TicketProblem(
-            f"{path}: this is a secret key, not a ticket",
+            f"{_FIELD}: {path}: this is a secret key, not a ticket",
             "keep it to yourself; name the ticket that the issuer sent",
         )
     try:
         return tuple(map(parse_ticket_untrusted, text.split() or [""]))
     except TicketError as error:
         raise TicketProblem(
-            f"{path}: no usable ticket: {error}", "ask the issuer to send the ticket again"
+            f"{_FIELD}: {path}: no usable ticket: {error}", "ask the issuer to send the ticket again"
         ) from None
 
 

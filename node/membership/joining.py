@@ -4,7 +4,7 @@ The federation id is the manifest's digest, so a manifest from anybody is either
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +54,11 @@ def known_federation(config: NodeConfig, store: Store | None) -> tuple[bytes, Ma
     return named, manifest
 
 
-async def obtain_manifest(transport: "Transport", federation: bytes, bootstrap: Sequence[str]) -> Manifest:
-    """The manifest of ``federation``, from a member that has admitted us.
+async def obtain_manifest(
+    transport: "Transport", federation: bytes, bootstrap: Sequence[str], has_place: Callable[[PeerId], bool]
+) -> Manifest:
+    """The manifest of ``federation``, from a member that has admitted us. Who ``has_place`` no longer, as
+    others came, is hung up on meanwhile.
 
     Raises NetworkError, naming the ``bootstrap`` addresses, if no member could be reached or would let us in
     within JOIN_SECONDS.
@@ -74,8 +77,11 @@ async def obtain_manifest(transport: "Transport", federation: bytes, bootstrap: 
     async def ask_everybody() -> None:
         while True:  # all at once: strangers, who may be let in before there is a manifest, may stall
             for peer in transport.connected - asked:
-                asked.add(peer)
-                nursery.start_soon(ask, peer)
+                if has_place(peer):
+                    asked.add(peer)
+                    nursery.start_soon(ask, peer)
+                else:
+                    nursery.start_soon(transport.disconnect, peer, "it gave its place to others")
             await trio.sleep(_AGAIN_SECONDS)
 
     with trio.move_on_after(JOIN_SECONDS):

@@ -3,9 +3,9 @@
 Who is excluded stands in the journal, with the proof: it decides who takes part in every epoch to come. What
 else peers did stands in a table of its own, which is for people.
 
-One SQLite file (:mod:`.database`) and safetensors checkpoints written by atomic rename. A SIGKILL
-at any instruction loses nothing committed: the privacy ledger is written before anything leaves the node, so
-a crash can only overstate epsilon.
+One SQLite file (:mod:`.database`) and safetensors checkpoints (:mod:`.checkpoint`) written by atomic rename.
+A SIGKILL at any instruction loses nothing committed: the privacy ledger is written before anything leaves the
+node, so a crash can only overstate epsilon.
 
 The ledger is in the journal (:mod:`.journal`), whose rows cannot be edited or taken back unnoticed.
 An operator who deletes the whole directory, or puts back an older copy of it, resets the count of what its
@@ -14,19 +14,16 @@ several federations adds up, and nothing here adds it, but for what was taken al
 (:mod:`p2pfl.node.storage.carried`).
 """
 
-import hashlib
 import hmac
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from p2pfl.crypto import labels
 from p2pfl.crypto.identity import Identity, PeerId
@@ -41,11 +38,12 @@ from p2pfl.node.accountant import Mechanism, rdp_epsilon
 from p2pfl.node.errors import StorageError
 from p2pfl.node.finding.address_book import MOST_REMEMBERED, Met, worth_trying
 from p2pfl.node.released import Place, Released
-from p2pfl.node.storage.atomic_file import remove_leftovers, write_atomically
+from p2pfl.node.storage import checkpoint
+from p2pfl.node.storage.atomic_file import remove_leftovers
 from p2pfl.node.storage.carried import Carried, Successor
 from p2pfl.node.storage.carried import canonical as carried_bytes
 from p2pfl.node.storage.carried import parsed as parse_carried
-from p2pfl.node.storage.database import DATABASE, JOURNAL_REMEDY, Database, explained
+from p2pfl.node.storage.database import DATABASE, JOURNAL_REMEDY, Database
 from p2pfl.node.storage.journal import Journal
 from p2pfl.node.storage.migration import VERSION, migrate
 from p2pfl.node.storage.own_file import PRIVATE, read_own, write_own
@@ -74,7 +72,6 @@ EVIDENCE_ROWS = 16
 """Pieces of evidence that are kept of one peer; the first ones say enough."""
 EVIDENCE_BYTES = 1 << 16
 """Of one piece of evidence: two proposals of the largest group, without payloads, are half of it."""
-_KEPT_MODELS = 2
 _UNCONFIRMED = 4
 _LATEST = 1 << 37  # seconds since 1970; calendars go no further
 
@@ -362,15 +359,10 @@ class Store:
     # -- released model
     def save_released(self, released: Released) -> None:
         """Keep ``released`` as the current model: checkpoint first, then the row that points to it."""
-        content = _checkpoint(released)
-        path = self._model_path(released.round)
-        write_atomically(path, content)
+        digest = checkpoint.write(self.directory, released)
         programme = [released.round, released.training_start, released.vote_rounds, repr(released.votes)]
-        pointer = [*programme, hashlib.sha256(content).digest()]
-        self._database.set_value("released", pack(pointer))
-        for old in sorted(self.directory.glob("model-*.safetensors"))[:-_KEPT_MODELS]:
-            if old != path:
-                old.unlink(missing_ok=True)
+        self._database.set_value("released", pack([*programme, digest]))
+        checkpoint.remove_older(self.directory, released.round)
 
     def released(self) -> Released | None:
         """The current model, None before the first release. Raises StorageError if its file is damaged."""
@@ -380,20 +372,7 @@ class Store:
                 what = f"{self._database.path}: table meta, released: missing, though rounds have completed"
                 raise StorageError(what, JOURNAL_REMEDY)
             return None
-        round, training_start, vote_rounds, votes, digest = pointer
-        path = self._model_path(round)
-        remedy = f"copy {path.name} from a member of the same group (it is the same file), or from a backup"
-        if not path.is_file():
-            raise StorageError(f"{path}, this node's model, is missing", remedy)
-        with explained(path):
-            content = path.read_bytes()
-            if hashlib.sha256(content).digest() != digest:
-                raise StorageError(f"{path} does not match the digest in the database", remedy)
-            tensors = load_tensors(content)
-        parameters, statistics = tensors.get("parameters"), tensors.get("statistics")
-        if not _is_vector(parameters) or not _is_vector(statistics):
-            raise StorageError(f"{path} holds no model", remedy)
-        return Released(round, training_start, statistics, parameters, vote_rounds, votes)
+        return checkpoint.read(self.directory, Place(*pointer[:-1]), pointer[-1])
 
     def save_private(self, layers: NDArray[np.float64]) -> None:
         """Keep the private layers of this node's model."""
@@ -416,10 +395,7 @@ class Store:
     def model_path(self) -> Path | None:
         """Where the current model is, None before the first release."""
         pointer = self._value("released", pointer_of)
-        return None if pointer is None else self._model_path(pointer[0])
-
-    def _model_path(self, round: int) -> Path:
-        return self.directory / f"model-{round:08d}.safetensors"
+        return None if pointer is None else checkpoint.path_of(self.directory, pointer[0])
 
     # -- peers and evidence
     def remember_peer(self, peer: PeerId, addresses: Sequence[str]) -> None:
@@ -495,18 +471,6 @@ def _succession(raw: bytes) -> Succession:
         case [bytes(wire)]:
             return parse_wire_untrusted(wire)
     raise ValueError("not a succession")
-
-
-def _checkpoint(released: Released) -> bytes:
-    """The file of a model: the same bytes at every node that has it. (safetensors writes metadata of several
-    keys in an order drawn at random.)
-    """
-    tensors = {"parameters": released.parameters, "statistics": released.statistics}
-    return save_tensors(tensors, metadata={"round": str(released.round)})
-
-
-def _is_vector(tensor: NDArray[np.float64] | None) -> TypeGuard[NDArray[np.float64]]:
-    return tensor is not None and tensor.dtype == np.float64 and tensor.ndim == 1
 
 
 def _short(manifest: bytes) -> str:

@@ -95,6 +95,7 @@ class Transport:
     ``requests``         what peers may ask, by name; a responder may raise RequestRefused
     ``relay``            carry connections between peers that cannot reach each other
     ``network_key``      32 bytes: talk only to who has it, too (:mod:`p2pfl.node.hardened.keyed`)
+    ``is_proved``        whether an admitted peer is one for certain; the others come as strangers come
 
     One object runs once. All methods are for the thread of :meth:`run`.
     """
@@ -110,6 +111,7 @@ class Transport:
         *,
         relay: bool = False,
         network_key: bytes | None = None,
+        is_proved: Callable[[PeerId], bool] = lambda _: True,
     ) -> None:
         self._identity = identity
         self._listen = tuple(listen)
@@ -118,6 +120,7 @@ class Transport:
         self._longest = limits.max_message
         self._requests = dict(requests)
         self._relay = relay
+        self._is_proved = is_proved
         handshakes = 2 * limits.max_guests
         self._tcp = Tcp(handshakes) if network_key is None else Tcp(handshakes, **keyed(network_key))
         self._host: IHost | None = None
@@ -340,7 +343,7 @@ class Transport:
         if reason is not None:
             self._reception.report(peer, reason)
             raise RefusedAtGateError(reason)
-        if not dialled and peer not in self._past:
+        if not dialled and not self._is_acquainted(peer):
             self._make_room()
         limits = YamuxLimits(self._limits.max_streams, _SPARE_WINDOW, self._limits.idle_seconds)
         muxer = Yamux(conn, peer_id, limits, self._link_ended)
@@ -361,10 +364,13 @@ class Transport:
         guests = [
             link
             for link in self._links.values()
-            if not link.settled.is_set() and not link.dialled and link.peer not in self._past
+            if not link.settled.is_set() and not link.dialled and not self._is_acquainted(link.peer)
         ]
         if len(guests) >= self._limits.max_guests:
             self._running()[1].start_soon(self._reception.dismiss, guests[0])
+
+    def _is_acquainted(self, peer: PeerId) -> bool:
+        return peer in self._past and self._is_proved(peer)
 
     async def _on_admission(self, net_stream: INetStream) -> None:
         await self._reception.receive(self._link_of(net_stream), _muxed(net_stream))
@@ -373,7 +379,8 @@ class Transport:
         await answer_pings(_muxed(net_stream), self._limits.idle_seconds)
 
     def _admit(self, link: Link) -> None:
-        self._tcp.admitted(link.tcp)
+        if self._is_proved(link.peer):
+            self._tcp.admitted(link.tcp)
         session = self._sessions.get(link.peer)
         if session is not None and session.link.relayed and not link.relayed:
             self._end(session, "it is here directly now, no longer through a relay", for_good=False)

@@ -192,13 +192,13 @@ def random_shares(shares_for: Callable[[int], bool]) -> Wrap:
     """Deals shares that were never of its secrets, to some."""
 
     def wrap(machine: RoundMachine, identity: Identity) -> Machine:
-        right = machine._suite.split
+        right = machine._terms.suite.split
 
         def split(secret: bytes, holders: int, threshold: int, random: RandomBytes) -> list[bytes]:
             dealt, other = (right(each, holders, threshold, random) for each in (secret, random(32)))
             return [other[holder] if shares_for(holder) else dealt[holder] for holder in range(holders)]
 
-        machine._suite = replace(machine._suite, split=split)
+        machine._terms = replace(machine._terms, suite=replace(machine._terms.suite, split=split))
         return attacker()(machine, identity)
 
     return wrap

@@ -32,8 +32,8 @@ class TwoFaced:
 
     def __init__(self, machine: RoundMachine, identity: Identity, *, signs: bool) -> None:
         self._machine, self._identity, self._signs = machine, identity, signs
-        self.me, self.first = identity.peer_id, machine._group[0]
-        self.row = machine._group.index(identity.peer_id)
+        self.me, self.first = identity.peer_id, machine._terms.group[0]
+        self.row = machine._terms.group.index(identity.peer_id)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         if isinstance(event, Received) and isinstance(event.message, Fetch):

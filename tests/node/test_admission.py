@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import p2pfl.node.membership.admission
 from p2pfl.crypto.identity import Identity, PeerId
 from p2pfl.gossip.canonical import pack
 from p2pfl.gossip.exclusions import Retirement
@@ -15,7 +16,12 @@ from p2pfl.gossip.revocations import Revocation, revoke
 from p2pfl.gossip.successions import succeed
 from p2pfl.gossip.tickets import Credentials, Standing, issue, parse_ticket_untrusted
 from p2pfl.node.errors import ClockError, TicketProblem
-from p2pfl.node.membership.admission import MAX_GREETING_BYTES, FederationAdmission, Greeting
+from p2pfl.node.membership.admission import (
+    MAX_GREETING_BYTES,
+    MAX_PROVISIONAL,
+    FederationAdmission,
+    Greeting,
+)
 from p2pfl.node.transport.types import MAX_GREETING, MAX_REASON
 
 ISSUER, MEMBER, GUEST, STRANGER, OWN = (Identity.from_seed(bytes([number]) * 32) for number in range(1, 6))
@@ -221,12 +227,27 @@ def test_another_manifest_is_never_adopted(admission: FederationAdmission) -> No
         admission.adopt(manifest("lungs"))
 
 
-def test_a_crowd_of_strangers_costs_no_memory(clock: Clock) -> None:
+def test_a_crowd_of_strangers_costs_little_memory_and_keeps_nobody_out(clock: Clock) -> None:
+    """One more has the place of the one that has been here longest; but not of whom the operator named."""
     newcomer = FederationAdmission(MANIFEST.digest, OWN.peer_id, clock=clock)
-    reasons = [newcomer.judge(PeerId(f"peer {number}"), greeting()) for number in range(300)]
-    assert len(newcomer.admitted) == 256
-    assert "256 members already" in str(reasons[-1])
-    assert newcomer.judge(PeerId("peer 0"), greeting()) is None
+    newcomer.keep_places([MEMBER.peer_id, ISSUER.peer_id])
+    crowd = [PeerId(f"peer {number}") for number in range(3 * MAX_PROVISIONAL)]
+    for peer in (MEMBER.peer_id, *crowd, ISSUER.peer_id, crowd[-1]):
+        assert newcomer.judge(peer, greeting()) is None
+    here = {MEMBER.peer_id, ISSUER.peer_id, *crowd[-MAX_PROVISIONAL:]}
+    assert newcomer.admitted == here
+    assert {peer for peer in here if newcomer.is_proved(peer)} == {MEMBER.peer_id, ISSUER.peer_id}
+    newcomer.adopt(MANIFEST)
+    assert newcomer.is_proved(MEMBER.peer_id)
+    assert not newcomer.is_proved(crowd[-1])
+
+
+def test_there_are_no_more_members_than_a_federation_can_have(
+    admission: FederationAdmission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(p2pfl.node.membership.admission, "MAX_MEMBERS", 1)
+    assert admission.judge(MEMBER.peer_id, greeting()) is None
+    assert "knows 1 members already" in refusal(admission, GUEST.peer_id, greeting(ticket(GUEST)))
 
 
 def test_expired_tickets_make_room_and_end_a_stay(admission: FederationAdmission, clock: Clock) -> None:
@@ -244,14 +265,14 @@ def test_judging_never_raises_even_when_our_own_ticket_has_expired(tmp_path: Pat
     path = tmp_path / "ticket.txt"
     path.write_text(ticket(GUEST))
     admission = FederationAdmission(MANIFEST.digest, GUEST.peer_id, path, clock=clock)
-    for number in range(256):
+    for number in range(MAX_PROVISIONAL):
         assert admission.judge(PeerId(f"peer {number}"), greeting()) is None
     clock.now += 2 * 86_400
-    assert "256 members already" in refusal(admission, MEMBER.peer_id, greeting())
+    assert admission.judge(STRANGER.peer_id, greeting()) is None
     with pytest.raises(TicketProblem, match="expired"):
         admission.adopt(MANIFEST)
     clock.now -= 2 * 86_400
-    assert len(admission.adopt(MANIFEST)) == 256
+    assert len(admission.adopt(MANIFEST)) == MAX_PROVISIONAL
     clock.now += 2 * 86_400
     assert admission.judge(MEMBER.peer_id, greeting()) is None
 
@@ -314,7 +335,10 @@ def test_a_renewed_file_is_shown_and_a_spoilt_one_is_not(clock: Clock, tmp_path:
     assert own.renew()
     assert (own.expires, own.shown_ticket) == (NOW + 30 * 86_400, ticket(GUEST, days=30))
     path.write_text(ticket(STRANGER))
-    with pytest.raises(TicketProblem, match="another peer"):
+    with pytest.raises(TicketProblem, match=f"^federation.ticket: {path}: .*another peer"):
+        own.renew()
+    path.write_text(ticket(GUEST, by=STRANGER))
+    with pytest.raises(TicketProblem, match=f"^federation.ticket: {path}: .*not named"):
         own.renew()
     assert own.shown_ticket == ticket(GUEST, days=30)
 

@@ -1,6 +1,6 @@
 """How a node comes by its manifest, and that it takes no other."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -55,10 +55,14 @@ class Members:
     here_at: float = 0.0
     asked: list[PeerId] = field(default_factory=list)
     stalling: frozenset[PeerId] = frozenset()
+    gone: set[PeerId] = field(default_factory=set)
 
     @property
     def connected(self) -> frozenset[PeerId]:
-        return frozenset(self.answers) if trio.current_time() >= self.here_at else frozenset()
+        return frozenset(self.answers) - self.gone if trio.current_time() >= self.here_at else frozenset()
+
+    async def disconnect(self, peer: PeerId, reason: str) -> None:
+        self.gone.add(peer)
 
     async def request(self, peer: PeerId, name: str, body: bytes, **limits: Any) -> bytes:
         assert (name, body, limits["max_response"]) == ("manifest", b"", MAX_BYTES)
@@ -78,10 +82,10 @@ def store(tmp_path: Path) -> Any:
         yield opened
 
 
-def obtain(members: Members) -> Manifest:
+def obtain(members: Members, has_place: Callable[[PeerId], bool] = lambda peer: True) -> Manifest:
     async def main() -> Manifest:
         transport = cast(Transport, members)
-        return await obtain_manifest(transport, OURS.digest, ["/ip4/10.0.0.1/tcp/1/p2p/A"])
+        return await obtain_manifest(transport, OURS.digest, ["/ip4/10.0.0.1/tcp/1/p2p/A"], has_place)
 
     return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
@@ -132,3 +136,11 @@ def test_strangers_that_stall_do_not_keep_a_newcomer_out() -> None:
     crowd = frozenset(PeerId(f"S{number}") for number in range(200))
     answers = dict.fromkeys(crowd, b"") | {A: canonical_bytes(OURS)}
     assert obtain(Members(answers, here_at=JOIN_SECONDS - 5, stalling=crowd)) == OURS
+
+
+def test_who_lost_its_place_is_hung_up_on_and_not_asked() -> None:
+    members = Members({A: canonical_bytes(OURS), B: b""})
+    with pytest.raises(NetworkError):
+        obtain(members, lambda peer: peer == B)
+    assert members.gone == {A}
+    assert set(members.asked) == {B}

@@ -22,6 +22,15 @@ from p2pfl.node.training.models import Model
 print(Model(DenseModel("logistic"), 3).summed_gradient(np.zeros(4), np.ones((2, 3)), np.zeros(2), 1.0).any())
 print("sympy" in sys.modules)
 """
+LOADED = """
+import sys
+from pathlib import Path
+from p2pfl.node import libraries
+libraries._load_without_the_lock()
+mapped = {Path(line.split()[-1]).name for line in open("/proc/self/maps")}
+print(sorted(mapped & {"libtorch_cpu.so", "libtorch_python.so"}))
+print("torch" in sys.modules)
+"""
 
 
 def said_by(code: str) -> list[str]:
@@ -35,6 +44,11 @@ def test_a_node_can_listen_before_torch_and_scipy_are_here() -> None:
 
 def test_training_brings_torch_along_but_no_computer_algebra() -> None:
     assert said_by(TRAINING) == ["True", "False"]
+
+
+def test_torchs_large_libraries_are_loaded_while_python_goes_on() -> None:
+    """As foreign functions, before the extension module that would load them with Python's lock."""
+    assert said_by(LOADED) == ["['libtorch_cpu.so', 'libtorch_python.so']", "False"]
 
 
 def test_the_collector_rests_while_libraries_are_imported() -> None:

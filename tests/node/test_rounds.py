@@ -83,6 +83,9 @@ class Played:
     def contribute(self, effect: Contribute) -> np.ndarray:
         return np.zeros(1, np.uint32)
 
+    def completed(self, effect: Completed) -> None:
+        pass
+
     def own_evaluation(self) -> Evaluation:
         return Evaluation.of(manifest("none"), (8.0, 10.0, 4.0, *[0.0] * 48))
 
@@ -331,6 +334,38 @@ def test_a_newcomer_is_told_which_round_it_is_in(store: Store) -> None:
     assert learner.released.digest == MODEL.digest
 
 
+def test_a_release_is_made_into_bytes_once_for_all_who_ask(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many catch up at a time; and kept until there is another model, the last one asked for only."""
+    built, to_bytes = [], Released.to_bytes
+    newest, before = replace(MODEL, round=3), MODEL
+    learner = Played(newest, (newest, before))
+    node = rounds(store, manifest(), learner)
+
+    def build(release: Released) -> bytes:
+        built.append(release.round)
+        return to_bytes(release)
+
+    async def main() -> None:
+        async def ask(release: Released) -> None:
+            assert await node.state(release.digest) == to_bytes(release)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask, newest)
+        await ask(newest)
+        await ask(before)
+        assert await node.state(bytes(32)) is None
+        await ask(before)
+        await node.completed(Completed(4, "training", np.zeros(1), PEERS, PEERS, thresholds(3, 1)))
+        await ask(before)
+
+    monkeypatch.setattr(Released, "to_bytes", build)
+    run(main)
+    assert built == [3, 2, 2]  # the last of them after the round
+
+
 def test_evidence_is_kept_with_its_signature_and_without_its_bulk(store: Store) -> None:
     work = rounds(store, manifest("none"), Played())
     masked = [
@@ -423,7 +458,6 @@ def test_who_is_missed_is_said_once_and_when_it_is_back(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     agreed, learner = manifest("none"), Played(released=OURS)
-    learner.completed = lambda effect: None  # type: ignore[attr-defined]
     status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
     made = (agreed, cast(Learner, learner), store, status, OneThread(), None)
     work = Rounds(*made, lambda: (), lambda peer: None)  # type: ignore[arg-type]

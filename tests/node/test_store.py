@@ -20,10 +20,11 @@ from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism
 from p2pfl.node.errors import StorageError
 from p2pfl.node.released import Place, Released
+from p2pfl.node.storage import checkpoint
 from p2pfl.node.storage.database import DATABASE
 from p2pfl.node.storage.journal import Journal
 from p2pfl.node.storage.receipts import RoundOutcome
-from p2pfl.node.storage.store import EVIDENCE_BYTES, EVIDENCE_ROWS, Charge, Exclusion, Store, _checkpoint
+from p2pfl.node.storage.store import EVIDENCE_BYTES, EVIDENCE_ROWS, Charge, Exclusion, Store
 
 IDENTITY = Identity.from_seed(bytes(32))
 CHARGE = Mechanism("training", "train", "distributed", 1.5, 0.5, 1, 4, 3, 1)
@@ -403,7 +404,7 @@ def test_only_the_latest_models_are_kept(tmp_path: Path) -> None:
 
 def test_one_model_is_the_same_file_at_every_node(tmp_path: Path) -> None:
     """Whatever order the metadata comes in: safetensors draws one for every file."""
-    assert len({_checkpoint(model(7)) for _ in range(20)}) == 1
+    assert len({checkpoint.to_bytes(model(7)) for _ in range(20)}) == 1
     one, other = tmp_path / "one", tmp_path / "other"
     for directory, rounds in ((one, (6, 7)), (other, (7, 6, 7))):
         with Store.open(directory, IDENTITY) as store:

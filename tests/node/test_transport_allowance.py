@@ -86,6 +86,23 @@ def test_a_stranger_that_keeps_coming_is_not_even_shaken_hands_with(monkeypatch:
     run(main)
 
 
+def test_who_is_let_in_unproved_comes_as_strangers_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allowance, "ADDRESS_BURST", 3)
+    monkeypatch.setattr(allowance, "ADDRESS_A_SECOND", 1e-6)
+    member = identity(2).peer_id
+
+    async def main() -> None:
+        node = transport(1, is_proved=lambda peer: peer == member)
+        others = [transport(number) for number in range(2, 7)]
+        async with running(node, *others):
+            for other in others[:-1]:  # the first of them is a member, and takes nobody's turn
+                await other.connect(node.addresses[0])
+            with pytest.raises(Unreachable):
+                await others[-1].connect(node.addresses[0])
+
+    run(main)
+
+
 def test_a_peer_that_sends_more_messages_than_agreed_is_read_more_slowly() -> None:
     async def main() -> None:
         one, two = transport(1), transport(2, messages_a_second=10)

@@ -53,6 +53,7 @@ def transport(
     *,
     relay: bool = False,
     network_key: bytes | None = None,
+    is_proved: Callable[[PeerId], bool] = lambda _: True,
     **limits: Any,
 ) -> Transport:
     return Transport(
@@ -64,6 +65,7 @@ def transport(
         requests or {"echo": echo},
         relay=relay,
         network_key=network_key,
+        is_proved=is_proved,
     )
 
 

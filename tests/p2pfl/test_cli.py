@@ -555,17 +555,25 @@ def test_tickets_are_looked_at_before_anything_begins(
     node = ("node", "--config", "home/node.toml", "--identity", "guest.key")
     save_identity(Path("guest.key"), GUEST)
     err = refused(run, ExitCode.TICKET, "no ticket is configured", *node)
-    assert f"p2pfl federation invite {GUEST.peer_id}" in err
+    Path("hearts.manifest").rename("federation.manifest")  # as in the tour of README.md
+    Path("organiser").mkdir()
+    save_identity(Path("organiser/identity.key"), ISSUER)
+    command = re.search(rf"p2pfl (federation invite {GUEST.peer_id} [^;]*);", err)
+    assert command
+    assert run(*command[1].split())[0] == 0
+    Path("federation.manifest").rename("hearts.manifest")
+    assert run(*node, "--ticket", "ticket.txt")[0] == 0
+    Path("ticket.txt").unlink()
     ticket = (*node, "--ticket", "ticket.txt")
     refused(run, ExitCode.TICKET, "federation.ticket: ticket.txt: no such file", *ticket)
     assert run(*invite("--out", "ticket.txt", peer=ISSUER.peer_id))[0] == 0
     refused(run, ExitCode.TICKET, f"issued to another peer, {ISSUER.peer_id}", *ticket)
-    assert not daemon
+    assert len(daemon) == 1
     refused(run, ExitCode.STORAGE, "ticket.txt exists already", *invite("--out", "ticket.txt"))
     Path("ticket.txt").unlink()
     assert run(*invite("--out", "ticket.txt"))[0] == 0
     assert run(*ticket)[0] == 0
-    assert len(daemon) == 1
+    assert len(daemon) == 2
 
 
 def test_without_the_manifest_data_files_must_at_least_be_readable(

@@ -351,6 +351,7 @@ def test_clocks_and_versions_of_members() -> None:
     assert states(agree)["software"] == ("warning", 0)
     even = replace(agree, peer=ISSUER.peer_id, clock=0.0, versions={"torch": "0"})
     assert states(agree, even, replace(even, peer=OWN.peer_id))["clocks"] == ("warning", 0)
+    assert not any("1 members" in one.said for one in members.examined([even]))
     assert states(even) == dict.fromkeys(("secure sum", "clocks", "software"), ("ok", 0))
     silent = Examined(OTHER.peer_id, "silent", "refused")
     assert states(silent)["secure sum"] == ("warning", 0)

@@ -4,12 +4,14 @@ import json
 import logging
 import sys
 
+import pytest
 import trio
 
 from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.errors import RemoteProtocolError
-from p2pfl.logs import JsonFormatter, TextFormatter
+from p2pfl.logs import JsonFormatter, TextFormatter, start_logging
 from p2pfl.node.monitoring.log_fields import about_round
+from p2pfl.node.monitoring.repeats import MOST_ALIKE
 
 EVIL = "peer said \x1b[2J\nerror forged line"
 
@@ -29,6 +31,21 @@ def record(message: str, *, failed: bool = False) -> logging.LogRecord:
 def test_text_is_one_printable_line() -> None:
     line = TextFormatter().format(record(EVIL))
     assert line == "1970-01-01T00:00:00Z warning node.daemon: peer said  [2J error forged line"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_one_peer_does_not_fill_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    opened: list[logging.Handler] = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: opened.extend(options["handlers"]))
+    monkeypatch.setattr(logging.getLogger("p2pfl"), "level", logging.INFO)
+    start_logging("info", as_json=as_json)
+    for _ in range(100):
+        made = record("connected to %s")
+        made.args = (Identity.from_seed(bytes(32)).peer_id,)
+        opened[0].handle(made)
+    assert len(capsys.readouterr().err.splitlines()) == MOST_ALIKE
 
 
 def test_json_is_one_object_a_line() -> None:
