@@ -75,7 +75,8 @@ class Choice:
     def among(self, nodes: int) -> str:
         """In words, among so many nodes."""
         groups = f"groups of {self.size}" if groups_of(nodes, self.size) > 1 else "one group of all"
-        parts = [groups, f"{self.rounds} rounds", f"{self.sampling_rate:.0%} of the records"]
+        records, rate = f"{self.sampling_rate:.0%} of the records", f"learning rate {self.learning_rate:g}"
+        parts = [groups, f"{self.rounds} rounds", records, rate]
         unusual = {self.schedule, self.topology, self.mode} - {"random", "complete", "distributed"}
         return ", ".join([*parts, *sorted(unusual)])
 

@@ -338,6 +338,30 @@ def test_large_batches_go_in_blocks(make: Callable[[], nn.Module], inputs: Tenso
     agree(build(make), inputs, 0.7, memory)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_images_lie_with_channels_last(quick: None, channels: int) -> None:
+    """In the usual order torch takes several times as long to pool them."""
+
+    def look(values: Tensor) -> Tensor:
+        seen.append(values.is_contiguous(memory_format=torch.channels_last))
+        return values
+
+    seen: list[bool] = []
+    layers = nn.Conv2d(channels, 4, 3), Apply(look), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    module, inputs = build(lambda: nn.Sequential(*layers)), values(9, channels, 6, 6)
+    agree(module, inputs, 0.7)
+    seen.clear()
+    clipped = ClippedGradient(module, spread)
+    for clip_norm in (0.7, math.inf):
+        clipped(inputs, torch.ones(len(inputs)), clip_norm)
+    assert seen == [True] * 3  # two records are tried first
+
+
+def test_a_module_that_counts_on_the_usual_order_gets_it(quick: None) -> None:
+    rows = Apply(lambda values: values.view(len(values), -1))
+    agree(build(lambda: nn.Sequential(nn.Conv2d(2, 4, 3), rows, nn.Linear(16, 3))), values(9, 2, 4, 4), 0.7)
+
+
 def test_blocks_are_of_the_records_that_fit() -> None:
     seen: list[int] = []
 
