@@ -149,7 +149,10 @@ def slopes(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def plain_channels_last(module: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
     """For the CNN."""
-    return plain(module.to(memory_format=torch.channels_last), inputs, targets)
+    for weights in module.parameters():
+        if weights.dim() == 4:
+            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+    return plain(module, inputs, targets)
 
 
 def plain(module: nn.Module, inputs: Tensor, targets: Tensor) -> Step:

@@ -53,6 +53,7 @@ STATE_DIGEST: Final = b"p2pfl/state-digest/v1"
 INITIAL_PARAMETERS: Final = b"p2pfl/initial-parameters/v1"
 RECEIPT: Final = b"p2pfl/receipt/v1"
 TERM: Final = b"p2pfl/term/v1"
+HELD_OUT: Final = b"p2pfl/held-out/v1"
 
 # Finding each other: names that do not give the federation's id away
 LOCAL_NAME: Final = b"p2pfl/local-name/v1"

@@ -86,8 +86,9 @@ class Column:
 class TabularTask:
     """Predict the column ``label`` from ``columns``. Exactly one of three says what it holds:
 
-    ``positive``: two classes; a record is positive (1) if its cell is listed, else 0. ``classes``: as many as
-    are listed; any other cell is an error. ``low`` < ``high``: a number, clipped to that range.
+    ``positive``: two classes; a record is positive (1) if its cell is listed, else 0; with ``negative``, only
+    cells listed there are 0, any other is an error. ``classes``: as many as are listed; any other cell is an
+    error. ``low`` < ``high``: a number, clipped to that range.
 
     A record without a label, one of ``missing``, is left out; for other missing cells see :class:`Column`.
     ``class_weights`` multiply the losses of the classes (without ``classes``: of the others, and of the
@@ -103,6 +104,7 @@ class TabularTask:
     low: float = added(0.0)
     high: float = added(0.0)
     class_weights: tuple[float, ...] = added(())
+    negative: tuple[str, ...] = added(())
 
     def __post_init__(self) -> None:
         require_text(self.label, "task.label")
@@ -120,6 +122,7 @@ class TabularTask:
         require(any(given), "task.positive", what)
         what = "give only one of positive (two classes), classes, and low with high (a number)"
         require(sum(given) == 1, "task.classes", what)
+        self._check_negative()
         if self.is_regression:
             require_span(self.low, self.high, "task")
             require(not self.class_weights, "task.class_weights", "a number has no classes to weigh")
@@ -128,15 +131,22 @@ class TabularTask:
         _check_classes(self.classes, "task.classes", 0 if self.positive else 2)
         _check_weights(self.class_weights, len(self.classes) or 2)
 
+    def _check_negative(self) -> None:
+        what = "only positive (two classes) has cells that count as no"
+        require(bool(self.positive) or not self.negative, "task.negative", what)
+        _check_classes(self.negative, "task.negative", 0)
+        both = sorted(set(self.negative) & set(self.positive))
+        require(not both, "task.negative", f"also listed in task.positive: {shown(both)}")
+
     def _check_missing(self) -> None:
         require_distinct(self.missing, "task.missing", MAX_LEVELS)
         for cell in self.missing:
             require(len(cell) <= MAX_TEXT, "task.missing", f"must have at most {MAX_TEXT} characters")
             clean = cell.isprintable() and cell == cell.strip()
             require(clean, "task.missing", f"must be printable: {shown(cell)}")
-        both = sorted({*self.positive, *self.classes} & set(self.missing))
-        where = "positive" if self.positive else "classes"
-        require(not both, "task.missing", f"also listed in task.{where}: {shown(both)}")
+        for where in ("positive", "negative", "classes"):
+            both = sorted(set(getattr(self, where)) & set(self.missing))
+            require(not both, "task.missing", f"also listed in task.{where}: {shown(both)}")
         for column in self.columns:
             both = sorted(set(column.levels) & set(self.missing))
             what = f"also listed in task.columns.{column.name}.levels: {shown(both)}"

@@ -9,6 +9,7 @@ the manifest.
 
 import ipaddress
 import json
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -70,6 +71,7 @@ class NodeConfig:
     initial: Path | None
     data_train: Path | None
     data_test: Path | None
+    data_held_out: float | None
     status_listen: Endpoint | None
     status_token_file: Path | None
     threads: int | None
@@ -173,6 +175,17 @@ def _threads(raw: object, _base: Path, name: str) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= _MOST_THREADS:
         what = f"must be a number of threads from 1 to {_MOST_THREADS}, not {shown(raw)}"
         raise ConfigError(name, what, "leave it out to use every core")
+    return number
+
+
+def _share(raw: object, _base: Path, name: str) -> float:
+    try:
+        number = float(raw) if isinstance(raw, str | float) else math.nan
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1:
+        what = f"must be a share of the records, above 0 and below 1, not {shown(raw)}"
+        raise ConfigError(name, what, "0.2 keeps a fifth of them aside")
     return number
 
 
@@ -324,6 +337,10 @@ SETTINGS: tuple[Setting, ...] = (
         "records kept aside to measure the model on, in the same form",
     ),
     Setting(
+        "data_held_out", "data", "held_out", _share, None, "FRACTION",
+        "without data.test: the share of data.train that is kept aside to measure on, and never learnt from",
+    ),
+    Setting(
         "status_listen", "status", "listen", _endpoint, "127.0.0.1:0", "ADDRESS:PORT",
         "where /metrics, /health, /ready and /status are served; port 0 takes any free one, off none",
     ),
@@ -373,6 +390,9 @@ def load_config(path: Path | None, environ: Mapping[str, str], options: Mapping[
             base = here if path is None else path.parent
             values[setting.field] = _from_file(setting, table, base)
     _require_token(values["status_listen"], values["status_token_file"])
+    if values["data_test"] is not None and values["data_held_out"] is not None:
+        hint = "leave one out: a file of its own to measure on, or a share of data.train"
+        raise ConfigError("data.held_out", "set, and so is data.test", hint)
     return NodeConfig(**values)  # type: ignore[arg-type]  # each reader returns its field's type; test_config.py holds it
 
 
@@ -482,6 +502,7 @@ _EXAMPLES = {
     "network_key": '# key_file = "network.key"',
     "data_train": 'train = "train.csv"',
     "data_test": '# test = "test.csv"',
+    "data_held_out": "# held_out = 0.2",
     "status_token_file": '# token_file = "status.token"',
     "threads": "# threads = 2",
     "memory": '# memory = "4 GB"',

@@ -316,9 +316,9 @@ class Node:
             self._outside = OutsideTrainer(manifest, self._store.directory, system_random)
             return self._outside
         train = records.train
-        log.info(
-            "%d records to learn from, %d %s left out", len(train), train.dropped, manifest.task.left_out
-        )
+        log.info("%s; %d %s left out", records.said, train.dropped, manifest.task.left_out)
+        if records.doubt:
+            log.warning("%s", records.doubt)
         warn_of_delta(manifest.privacy, len(train))
         if train.has_one_label:
             log.warning("every record has the same label: check the data against the manifest's task")

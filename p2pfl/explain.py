@@ -75,7 +75,8 @@ def _task(task: TaskSpec) -> str:
         case TabularTask(is_regression=True):
             asked = f"{task.label}, a number from {task.low:g} to {task.high:g}"
         case TabularTask(classes=()):
-            asked = f"whether {task.label} is {', '.join(task.positive)}"
+            against = f" and not {', '.join(task.negative)}" if task.negative else ""
+            asked = f"whether {task.label} is {', '.join(task.positive)}{against}"
         case TabularTask():
             asked = f"which of {len(task.classes)} classes {task.label} is"
     return f"{asked}, from {_counted(len(task.columns), 'column')} ({_counted(task.features, 'feature')})"

@@ -184,7 +184,8 @@ def _target(task: TabularTask) -> str:
         return f"{label}, a number in [{task.low:g}, {task.high:g}]. From:"
     if task.classes:
         return f"{label}, one of {_plain(_listed(task.classes))}. From:"
-    return f"{label}, whether it is one of {_plain(_listed(task.positive))}. From:"
+    against = f" and not of {_plain(_listed(task.negative))}" if task.negative else ""
+    return f"{label}, whether it is one of {_plain(_listed(task.positive))}{against}. From:"
 
 
 def _column(column: Column) -> str:
@@ -320,7 +321,7 @@ def number(cell, one):
     if "cells" in one:
         return float((cell in one["cells"]) != one["absent"])
     return np.nan if cell in card["task"]["missing"] else np.clip(float(cell), one["low"], one["high"])
-rows = list(csv.DictReader(open("records.csv", newline="")))
+rows = list(csv.DictReader(open("records.csv", encoding="utf-8-sig", newline="")))
 x = np.array([[number(row[one["column"]].strip(), one) for one in card["inputs"]] for row in rows])
 """
     + _LAYERS

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from p2pfl.applied import AppliedModel
 from p2pfl.crypto.randomness import system_random
 from p2pfl.node.errors import UsageError
-from p2pfl.node.start import load_records
+from p2pfl.node.start import load_records, require_same_share
 from p2pfl.node.storage.own_file import PERSONAL, write_own
 from p2pfl.node.training.metrics import Evaluation
 from p2pfl.node.training.personal import personalised
@@ -50,6 +50,7 @@ def fit(state: State, epochs: int, learning_rate: float | None) -> Fitted:
     manifest = state.manifest
     if manifest.task.kind == "outside":
         raise UsageError("this federation's records are outside of p2pfl", "fit the model where you train it")
+    require_same_share(state.config, state.store)
     records, shared = load_records(state.config, manifest), AppliedModel.load(state, None)
     trainer = Trainer(manifest, records.train, records.test, system_random, records.backbone)
     shared.recall_private(trainer)

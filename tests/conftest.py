@@ -1,5 +1,6 @@
 """Hypothesis tries the same examples on every run, a slow machine is no failure, no test hears another's
-logs, and a suite that nohup started does not hand that on to the nodes it starts.
+logs or keeps its handlers of signals, and a suite that nohup started does not hand that on to the nodes it
+starts.
 """
 
 import os
@@ -27,3 +28,13 @@ def _own_logging() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """`p2pfl node` is the process, and keeps the handlers that it sets; here it is a guest."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    kept = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, kept, strict=True):
+        signal.signal(number, handler)

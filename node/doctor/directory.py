@@ -9,7 +9,7 @@ from p2pfl.node.doctor.findings import Finding, failure, looked, ok, skipped, wa
 from p2pfl.node.doctor.known import Known, admission_of
 from p2pfl.node.errors import ExitCode, reason_of
 from p2pfl.node.membership.admission import WARN_SECONDS
-from p2pfl.node.start import load_records
+from p2pfl.node.start import APART, load_records
 from p2pfl.node.storage.check import Checked, check_directory
 
 DIRECTORY_SECONDS: Final = 6.0
@@ -34,7 +34,7 @@ def data(known: Known, manifest: Manifest) -> Finding:
 
     def read() -> Finding:
         records = load_records(known.config, manifest)
-        return ok("data", f"{len(records.train)} records to learn from, as the manifest declares them")
+        return warning("data", records.doubt, APART) if records.doubt else ok("data", records.said)
 
     try:
         return next(within(DIRECTORY_SECONDS, (looked("data", each) for each in (read,))))
@@ -65,4 +65,6 @@ def _finding(known: Known, checked: Checked) -> Finding:
         return skipped(checked.name, checked.said)
     if checked.name == "ticket" and known.manifest is not None:
         return ticket(known)
-    return ok(checked.name, checked.said)
+    return (
+        warning(checked.name, checked.said, checked.hint) if checked.hint else ok(checked.name, checked.said)
+    )

@@ -23,7 +23,7 @@ from p2pfl.node.membership.network_key import read_key
 from p2pfl.node.monitoring.status import FILE as STATUS
 from p2pfl.node.monitoring.status import read_status
 from p2pfl.node.monitoring.status_server import read_token
-from p2pfl.node.start import check_files, load_records, require_ledger
+from p2pfl.node.start import APART, check_files, load_records, require_ledger, require_same_share
 from p2pfl.node.storage.database import DATABASE, Database
 from p2pfl.node.storage.identity_file import load_identity
 from p2pfl.node.storage.migration import VERSION
@@ -38,7 +38,7 @@ _DAY: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """``name`` was checked: ``said`` is what was found, or what is wrong, with what to do about it as
+    """``name`` was checked: ``said`` is what was found, or is wrong or in doubt, with what to do about it as
     ``hint`` and the exit status that it is worth; 0 if nothing is wrong.
     """
 
@@ -82,7 +82,8 @@ class _Look:
 
     def at(self, name: str) -> Checked:
         try:
-            return Checked(name, _CHECKS[name](self))
+            found = _CHECKS[name](self)
+            return Checked(name, *((found,) if isinstance(found, str) else found))
         except UserError as error:
             return Checked(name, error.what, error.hint, int(error.exit_code))
 
@@ -174,12 +175,14 @@ class _Look:
         if why:
             raise NetworkError(f"this node is excluded: {why}", "docs/handbook.md, This node is excluded")
 
-    def data(self) -> str:
+    def data(self) -> str | tuple[str, str]:
+        if self._store is not None:
+            require_same_share(self.config, self._store)
         if self._manifest is None:
             check_files(self.config)
             return _unseen("a manifest")
         records = load_records(self.config, self._manifest)
-        return f"{len(records.train)} records to learn from, as the manifest declares them"
+        return (f"{records.said}; {records.doubt}", APART) if records.doubt else records.said
 
     def disk(self) -> str:
         directory = _existing(self.config.state)
@@ -199,7 +202,7 @@ class _Look:
         return f"phase {read_status(self.config.state).phase}"
 
 
-_CHECKS: Final[Mapping[str, Callable[[_Look], str]]] = {
+_CHECKS: Final[Mapping[str, Callable[[_Look], str | tuple[str, str]]]] = {
     "identity": _Look.identity,
     "file modes": _Look.modes,
     "database": _Look.pages,

@@ -221,6 +221,14 @@ class Store:
         if not self._entries("federation", federation_of):
             self._journal.append("federation", pack([digest_of(manifest)]))
 
+    def keep_held_out(self, share: float | None) -> None:
+        """Remember what share of its records this node never learns from; None: no such share."""
+        self._database.set_value("held_out", repr(share or 0.0).encode())
+
+    def held_out(self) -> float | None:
+        """What was last remembered so."""
+        return self._value("held_out", float) or None
+
     # -- journal
     def verify(self) -> None:
         """Check the journal from its first row to its last. Raises StorageError if a row was changed or

@@ -104,6 +104,12 @@ class Rows:
             self.refuse(f"{shown(cell)} is not a number", hint, column)
         return number
 
+    def require_present(self, cell: str, column: str) -> None:
+        """Raise DataError if ``cell``, which may hold any name, plainly holds none."""
+        if cell.lower() in ("", "nan"):
+            hint = "fill it in or leave out the row; task.missing of the manifest lists what means unknown"
+            self.refuse(f"{shown(cell)} is a missing label", hint, column)
+
     def refuse_level(self, cell: str, levels: Sequence[str], column: str) -> NoReturn:
         """Raise DataError: ``cell`` is none of ``levels``."""
         hint = f"the manifest declares: {', '.join(levels)}"

@@ -114,10 +114,19 @@ def _load_rows(path: Path, task: TabularTask) -> Table:
 
 def _label(task: TabularTask, cell: str, rows: Rows) -> float:
     if task.positive:
-        return float(cell in task.positive)
+        return float(_is_positive(task, cell, rows))
     if task.is_regression:
         middle, half = (task.low + task.high) / 2, (task.high - task.low) / 2
         return min(max((rows.number(task.label, cell) - middle) / half, -1.0), 1.0)
     if cell not in task.classes:
         rows.refuse_level(cell, task.classes, task.label)
     return task.classes.index(cell)
+
+
+def _is_positive(task: TabularTask, cell: str, rows: Rows) -> bool:
+    known = (*task.positive, *task.negative)
+    if cell not in known:
+        if task.negative:
+            rows.refuse_level(cell, known, task.label)
+        rows.require_present(cell, task.label)
+    return cell in task.positive

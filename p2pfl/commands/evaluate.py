@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="FILE", type=Path, help="a model file (default: the node's latest)"
     )
     parser.add_argument(
-        "--data", metavar="FILE", type=Path, help="the records (default: data.test of the config)"
+        "--data",
+        metavar="FILE",
+        type=Path,
+        help="the records (default: those that the config keeps aside: data.test, data.held_out)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -33,16 +36,20 @@ def run(options: argparse.Namespace) -> int:
     """Print how right and how wrong it is."""
     from p2pfl.applied import AppliedModel
     from p2pfl.node.errors import UsageError
+    from p2pfl.node.start import load_test
     from p2pfl.node.training.table import load_table
     from p2pfl.opened import opened_state
 
     with opened_state(options.config, options.backbone) as state:
-        path = options.data or state.config.data_test
-        if path is None:
-            raise UsageError("--data: missing, and the config has no data.test", "name a file with --data")
         manifest = state.manifest
+        if options.data is None:
+            table = load_test(state.config, manifest.task, state.store)
+        else:
+            table = load_table(options.data, manifest.task)
+        if table is None:
+            what = "--data: missing, and the config has neither data.test nor data.held_out"
+            raise UsageError(what, "name a file with --data")
         model = AppliedModel.load(state, options.model)
-        table = load_table(path, manifest.task)
         result = model.evaluate(table)
         own = AppliedModel.personal(state) if options.model is None else None
         personal = None if own is None else own.evaluate(table)

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--private",
         action="store_true",
-        help="also what is this organisation's own: how good the model is on data.test, not noised, and"
-        " private layers if the model has any",
+        help="also what is this organisation's own: how good the model is on records kept aside, not noised,"
+        " and private layers if the model has any",
     )
 
 
@@ -84,11 +84,11 @@ def _require_shared(model: "AppliedModel", private: bool) -> None:
 
 
 def _own_evaluation(model: "AppliedModel") -> "Evaluation | None":
-    """On data.test of the config, if there is any."""
-    from p2pfl.node.training.table import load_table
+    """On the records that the config keeps aside, if there are any."""
+    from p2pfl.node.start import load_test
 
-    path, task = model.state.config.data_test, model.state.manifest.task
-    return None if path is None else model.evaluate(load_table(path, task))
+    table = load_test(model.state.config, model.state.manifest.task, model.state.store)
+    return None if table is None else model.evaluate(table)
 
 
 def _contents(suffix: str, model: "AppliedModel", scaled: "Scaling | None", card: str) -> bytes:

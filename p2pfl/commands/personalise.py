@@ -56,7 +56,7 @@ def _print(fitted: "Fitted") -> None:
     from p2pfl.terminal import note
 
     if fitted.shared is None or fitted.personal is None:
-        note("the config has no data.test: name held-out records there to see what it brought")
+        note("the config has no data.test and no data.held_out: keep records aside to see what it brought")
     else:
         personal = fitted.personal.figures
         print(f"{f'on {fitted.shared.total:.0f} held-out records':32}{'shared':>10}{'personal':>10}")

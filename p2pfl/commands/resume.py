@@ -72,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
     _require_usable(settings, identity, manifest)
     with locked(config.state), Store.open(config.state, identity) as store:
         old = _require_continuable(store, manifest, new)
+        _require_sides_kept(settings, old, manifest)
         carried = _carried(store, old)
         successor = store.successor() or _handed_on(store, old, carried, settings, identity, manifest, new)
         _give_name(_made(successor, new), new)
@@ -125,6 +126,16 @@ def _require_continuable(store: "Store", manifest: "Manifest", new: Path) -> "Ma
     return old
 
 
+def _require_sides_kept(settings: "NodeConfig", old: "Manifest", manifest: "Manifest") -> None:
+    """Which records are held out follows from what they are read as. Raises ConfigError if that changes."""
+    from p2pfl.node.errors import ConfigError
+
+    if settings.data_held_out is not None and old.task != manifest.task:
+        what = "set, and the new federation reads the records in another way: some would change sides"
+        hint = "in the old config, name data.train and data.test files of the two sides instead"
+        raise ConfigError("data.held_out", what, hint)
+
+
 def _made(successor: "Successor", new: Path) -> Path:
     """What is to be called ``new``, for as long as it is not."""
     return new.absolute().with_name(successor.made)
@@ -174,7 +185,10 @@ def _handed_on(
 
     require_all_countable(manifest, carried)
     with _kept_if_named(store, new) as made:
-        _begin_ledger(made / "state", identity, manifest, carried, _private_layers(store, old, manifest))
+        with _begun(made / "state", identity, manifest, carried) as ledger:
+            ledger.keep_held_out(settings.data_held_out)
+            if (private := _private_layers(store, old, manifest)) is not None:
+                ledger.save_private(private)
         _fill(made, settings, identity, manifest)
         sync_directory(made.parent)
         successor = Successor(manifest.digest, str(new.absolute()), made.name)
@@ -245,22 +259,18 @@ def _fill(directory: Path, settings: "NodeConfig", identity: "Identity", manifes
     write_atomically(directory / CONFIG, example_toml(values).encode(), 0o644)
 
 
-def _begin_ledger(
-    state: Path,
-    identity: "Identity",
-    manifest: "Manifest",
-    carried: "list[Carried]",
-    private: "NDArray[np.float64] | None",
-) -> None:
-    """Make the state directory of a node that has joined ``manifest`` and done nothing yet."""
+@contextmanager
+def _begun(
+    state: Path, identity: "Identity", manifest: "Manifest", carried: "list[Carried]"
+) -> "Iterator[Store]":
+    """The state directory of a node that has joined ``manifest`` and done nothing yet."""
     from p2pfl.gossip.manifest import canonical_bytes
     from p2pfl.node.storage.store import Store
 
     with Store.open(state, identity) as store:
         store.bind_manifest(canonical_bytes(manifest))
         store.carry_over(carried)
-        if private is not None:
-            store.save_private(private)
+        yield store
 
 
 def _said(manifest: "Manifest", carried: "list[Carried]") -> Iterator[str]:

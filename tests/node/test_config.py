@@ -93,6 +93,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(file: Path) -> Non
         initial=file.parent / "initial.safetensors",
         data_train=file.parent / "train.csv",
         data_test=file.parent / "../test.csv",
+        data_held_out=None,
         status_listen=Endpoint("::1", 9464),
         status_token_file=file.parent / "status.token",
         threads=2,
@@ -121,6 +122,7 @@ def test_defaults(tmp_path: Path) -> None:
         initial=None,
         data_train=tmp_path / "d.csv",
         data_test=None,
+        data_held_out=None,
         status_listen=Endpoint("127.0.0.1", 0),
         status_token_file=None,
         threads=None,
@@ -300,11 +302,24 @@ def test_the_example_is_the_defaults(tmp_path: Path) -> None:
     for setting in SETTINGS:
         uncommented = uncommented.replace(f"\n# {setting.key} = ", f"\n{setting.key} = ")
         assert f"# {setting.help}\n" in uncommented
-    path.write_text(uncommented)
-    assert load(path).federation == tmp_path / "hearts.manifest"
+    for one, other in (("test", "held_out"), ("held_out", "test")):  # there is only one of them
+        path.write_text(uncommented.replace(f"\n{other} = ", f"\n# {other} = "))
+        config = load(path)
+        assert config.federation == tmp_path / "hearts.manifest"
+        assert getattr(config, f"data_{one}") is not None
     table = tomllib.loads(uncommented)
     for setting in SETTINGS:
         assert setting.key in (table[setting.table] if setting.table else table)
+
+
+def test_a_share_to_hold_out(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text('[data]\ntrain = "d.csv"\nheld_out = 0.2\n')
+    assert load(path).data_held_out == 0.2
+    assert load(path, {"P2PFL_DATA_HELD_OUT": "0.25"}).data_held_out == 0.25
+    for share in ("0", "1", "-0.1", "nan", "20%", 1, 0.0, True):
+        assert "a share of the records" in refused(path, data_held_out=share).what
+    assert refused(path, data_test="t.csv").what == "data.held_out: set, and so is data.test"
 
 
 def test_settings_and_fields_are_the_same_and_of_the_right_type(file: Path) -> None:

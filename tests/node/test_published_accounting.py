@@ -2,7 +2,8 @@
 
 opacus.json has the figures of Opacus' own two accountants, so that they count where it is not installed;
 where it is, they are computed again. Its PRV accountant (Gopi, Lee, Wutschitz 2021) adds its error bound to
-what it finds, so the truth lies within twice that below.
+what it finds, so the truth lies within twice that below. Its RDP accountant is exact at every order, where
+dp-accounting's is an upper bound at fractional ones: ``ours`` is what that gives where it is another figure.
 """
 
 import json
@@ -31,7 +32,8 @@ def spent(releases: renyi.Releases, delta: float) -> Spent:
 def test_it_agrees_with_both_accountants_of_opacus(row: dict[str, Any]) -> None:
     ours = spent([(z, rate, count) for z, rate, count in row["releases"]], row["delta"])
     assert row["prv"] - 1.1 * OPACUS["prv_error"] <= ours.pld <= row["prv"]
-    assert ours.rdp == pytest.approx(row["rdp"], rel=3e-4)
+    assert ours.rdp == pytest.approx(row.get("ours", row["rdp"]), rel=3e-4)
+    assert row["rdp"] * (1 - 3e-4) <= ours.rdp
 
 
 def test_the_figures_of_opacus_are_what_it_says() -> None:

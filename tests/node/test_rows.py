@@ -76,6 +76,30 @@ def test_a_missing_number_moves_statistics_by_no_more_than_any_other(age: float)
 
 
 # -- labels
+@pytest.mark.parametrize("cell", ["", "nan", "NaN"])
+def test_a_label_that_is_missing_is_refused_where_nobody_declared_it(write: Write, cell: str) -> None:
+    path, task = write(f"age,site,dose,y\n30,a,0,no\n30,a,0,{cell}\n"), replace(TASK, missing=("?",))
+    with pytest.raises(DataError, match=f"data.csv, line 3, column y: '{cell}' is a missing label") as caught:
+        load_table(path, task)
+    assert "task.missing" in caught.value.hint
+    assert load_table(path, replace(task, missing=("?", cell))).dropped == 1
+    if cell:
+        assert load_table(path, replace(task, positive=("yes", cell))).labels.tolist() == [0, 1]
+
+
+def test_with_negative_cells_listed_any_other_is_refused(tmp_path: Path, write: Write) -> None:
+    task = replace(TASK, negative=("no", "never"))
+    head = "age,site,dose,y\n"
+    table = load_table(write(head + "30,a,0,yes\n30,a,0,no\n30,a,0,never\n30,a,0,?\n"), task)
+    assert (table.labels.tolist(), table.dropped) == ([1, 0, 0], 1)
+    with pytest.raises(DataError, match="line 2, column y: 'Yes' is not a declared level") as caught:
+        load_table(write(head + "30,a,0,Yes\n"), task)
+    assert caught.value.hint == "the manifest declares: yes, no, never"
+    rows = parquet(tmp_path / "x.parquet", age=[30], site=["a"], dose=[0], y=[None])
+    with pytest.raises(DataError, match="row 1, column y: '' is not a declared level"):
+        load_table(rows, replace(task, missing=("?",)))
+
+
 def test_classes_are_numbered_as_listed(write: Write) -> None:
     task = replace(TASK, positive=(), classes=("no", "yes", "maybe"))
     head = "age,site,dose,y\n"

@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -58,18 +58,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def signals_kept() -> Iterator[None]:
-    """`p2pfl node` is the process, and keeps the handlers that it sets; here it is a guest."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def run(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals_kept: None
-) -> Run:
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the command line in an empty directory: status, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     for name in os.environ:
@@ -465,8 +454,8 @@ def home(run: Run, federation: str) -> Path:
     home = Path("home")
     home.mkdir()
     save_identity(home / "identity.key", MEMBER)
-    for name in ("train.csv", "test.csv"):
-        (home / name).write_text(CSV)
+    (home / "train.csv").write_text(CSV)
+    (home / "test.csv").write_text("age,num\n40,1\n70,0\n")
     (home / "node.toml").write_text(
         '[federation]\nid = "../hearts.manifest"\n[data]\ntrain = "train.csv"\ntest = "test.csv"\n'
     )

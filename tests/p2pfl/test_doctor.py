@@ -230,6 +230,24 @@ def test_a_ticket_with_few_days_left(capsys: pytest.CaptureFixture[str]) -> None
     assert (status, found["ticket"]["state"], found["ticket"]["said"]) == (0, "warning", "3.0 days left")
 
 
+def test_records_that_are_learnt_from_and_measured_on(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("agreed.manifest").write_bytes(canonical_bytes(MANIFEST))
+    write_config(federation="agreed.manifest")
+    lines = Path("train.csv").read_text().splitlines(keepends=True)
+    Path("some.csv").write_text("".join(lines[:4]))
+    with Path("node.toml").open("a") as config:
+        config.write('[data]\ntrain = "train.csv"\ntest = "some.csv"\n')
+    text = Path("node.toml").read_text().replace('[data]\ntrain = "train.csv"\n', "", 1)
+    Path("node.toml").write_text(text)
+    status, found = doctor(capsys)
+    assert (status, found["data"]["state"]) == (0, "warning")
+    assert "data.test: 3 of its 3 records are in data.train too" in found["data"]["said"]
+    Path("some.csv").write_text("".join(lines))
+    status, found = doctor(capsys)
+    assert (status, found["data"]["state"]) == (ExitCode.DATA, "failure")
+    assert found["data"]["said"].startswith("data.test: ")
+
+
 # -- during
 def test_a_node_that_runs_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
     said = Status(peer=OWN.peer_id, federation=MANIFEST.federation_id, phase="learning", connected=1)

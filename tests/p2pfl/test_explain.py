@@ -57,6 +57,9 @@ def test_every_part_is_said() -> None:
 
 
 def test_what_differs_is_said_differently() -> None:
+    assert isinstance(MANIFEST.task, TabularTask)
+    against = replace(MANIFEST, task=replace(MANIFEST.task, negative=("0", "9")))
+    assert words(against)["task"] == "whether y is 1, 2 and not 0, 9, from 1 column (2 features)"
     listed = replace(MANIFEST, members=(MEMBER,))
     assert words(listed)["who"] == "1 member listed; 1 issuer may admit more by ticket"
     closed = replace(MANIFEST, issuers=(), members=(MEMBER, ISSUER, OTHER))

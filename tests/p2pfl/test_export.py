@@ -118,7 +118,7 @@ def test_the_lines_in_the_card_predict_what_predict_predicts(run: Run, kind: str
     [script] = re.findall(r"```python\n(.*?)```", Path("hearts.safetensors.md").read_text(), re.DOTALL)
     assert "p2pfl" not in script
     assert script.count("\n") < 20
-    Path("records.csv").write_text(ROWS)
+    Path("records.csv").write_text(ROWS, encoding="utf-8-sig")  # as spreadsheets save it
     script += "print(json.dumps(np.atleast_1d(answers).tolist()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

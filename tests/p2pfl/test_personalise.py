@@ -126,6 +126,21 @@ def test_without_held_out_records_it_says_so(run: Run) -> None:
     assert "no data.test" in err
 
 
+def test_what_the_config_holds_out_is_measured_on(run: Run) -> None:
+    node()
+    Path("node.toml").write_text('[data]\ntrain = "train.csv"\nheld_out = 0.4\n')
+    found = json.loads(run(*PERSONALISE, "--json")[1])
+    measured, records = found["shared"]["total"], found["records"]
+    assert measured + records == 60
+    assert 12 < measured < 36
+    evaluated = json.loads(run(*EVALUATE)[1])
+    assert (evaluated["total"], evaluated["personal"]) == (measured, found["personal"])
+    Path("node.toml").write_text('[data]\ntrain = "train.csv"\n')
+    status, _, err = run(*EVALUATE)
+    assert status == ExitCode.USAGE
+    assert "neither data.test nor data.held_out" in err
+
+
 @pytest.mark.parametrize(("option", "value"), [("--epochs", "0"), ("--learning-rate", "0")])
 def test_what_cannot_be_fitted_is_refused(run: Run, option: str, value: str) -> None:
     node()

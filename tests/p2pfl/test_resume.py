@@ -16,11 +16,11 @@ from p2pfl.crypto.identity import Identity
 from p2pfl.gossip.manifest import Manifest, canonical_bytes, from_toml
 from p2pfl.node.accountant import epsilon
 from p2pfl.node.config import load_config
-from p2pfl.node.errors import ExitCode, StorageError
+from p2pfl.node.errors import ConfigError, ExitCode, StorageError
 from p2pfl.node.outlook import planned_mechanisms
 from p2pfl.node.privacy import Budget, dimension, stage_plan
 from p2pfl.node.released import Released
-from p2pfl.node.start import prepared
+from p2pfl.node.start import prepared, require_same_share
 from p2pfl.node.storage.carried import Carried, summed
 from p2pfl.node.storage.identity_file import load_identity, save_identity
 from p2pfl.node.storage.lock import locked
@@ -292,6 +292,35 @@ def test_an_epsilon_that_is_spent_already_is_refused(run: Run) -> None:
     status, _, err = run("federation", "create", "next.toml", "--after", "old.manifest")
     assert status == ExitCode.PRIVACY
     assert "is spent before it begins" in err
+
+
+def hold_out(directory: str, share: str) -> None:
+    path = Path(directory, "node.toml")
+    path.write_text(path.read_text().replace("[data]", f"[data]\nheld_out = {share}"))
+
+
+def test_records_stay_held_out_in_the_next_federation(run: Run) -> None:
+    lived()
+    hold_out("old", "0.25")
+    status, _, err = resume(run, "old", "new", agreed("new"))
+    assert status == 0, err
+    config = load_config(Path("new/node.toml"), {}, {})
+    assert config.data_held_out == 0.25
+    with Store.open(Path("new/state"), IDENTITY) as store:
+        require_same_share(config, store)
+        with pytest.raises(ConfigError, match=r"data.held_out: 0.5, but .* 0.25"):
+            require_same_share(replace(config, data_held_out=0.5), store)
+
+
+def test_records_that_would_change_sides_are_refused(run: Run) -> None:
+    lived()
+    hold_out("old", "0.25")
+    path = Path("other.manifest")
+    path.write_bytes(canonical_bytes(from_toml(text("other").replace("high = 20", "high = 30"))))
+    status, _, err = resume(run, "old", "new", str(path))
+    assert status == ExitCode.CONFIG
+    assert "data.held_out" in err
+    assert not Path("new").exists()
 
 
 def test_what_is_carried_is_one_row_of_what_was_charged(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ What a record changes when it comes or goes is a little more, as the others are 
 import logging
 import math
 from collections.abc import Callable
-from functools import reduce
+from functools import cache, reduce
 from typing import Final
 
 import torch
@@ -163,7 +163,7 @@ class ClippedGradient:
         return max(1, self._memory // max(1, bytes_per_record))
 
     def _fall_back(self, reason: Unsupported) -> None:
-        log.warning("%s: its gradients are taken by torch.func, which is slower", reason)
+        _warn(str(reason))
         self._engine = PerRecord(self._module, self._losses, self._parameters)
         self._block = self._records(self._engine.bytes_per_record)
 
@@ -205,6 +205,12 @@ class ClippedGradient:
                     "no record's part in the gradient can be told",
                     "use torch.nn.GroupNorm in its place, or freeze it by eval()",
                 )
+
+
+@cache
+def _warn(reason: str) -> None:
+    """Once a process for each ``reason``: a node tries its model before it starts, and trains it then."""
+    log.warning("%s: its gradients are taken by torch.func, which is slower", reason)
 
 
 def _as_it_is(inputs: Tensor) -> Tensor:
