@@ -7,6 +7,7 @@ thread than the event loop's.
 import ctypes
 import gc
 import importlib.util
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ def import_torch() -> None:
     _load_without_the_lock()
     with uncollected():
         import p2pfl.node.training.own_models  # noqa: F401 - for those who import it next
+    _give_back_code()
 
 
 def _load_without_the_lock() -> None:
@@ -45,3 +47,21 @@ def _load_without_the_lock() -> None:
         for library in (Path(found.origin).parent / "lib" / name for name in _LARGE):
             if library.exists():  # elsewhere it has another name
                 ctypes.CDLL(None).dlopen(os.fsencode(library), os.RTLD_NOW)
+
+
+def _give_back_code() -> None:
+    """Let go of the pages of these libraries' code that only their start has used, up to 80 MB with what the
+    kernel maps around them. Whatever is needed again comes back from the system's cache of the file, so code
+    that somebody has written to (a debugger, say), which is not as in the file, is left alone.
+    """
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
+        return
+    libc = ctypes.CDLL(None)
+    for line in smaps.read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            place, code = first, rest[0] == "r-xp" and Path(rest[-1]).name in _LARGE
+        elif first == "Anonymous:" and code and rest[0] == "0":
+            start, end = (int(edge, 16) for edge in place.split("-"))
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)

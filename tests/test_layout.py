@@ -164,6 +164,19 @@ def test_gossip_has_no_clock_no_chance_and_no_world() -> None:
     assert not wrong
 
 
+def test_chance_that_repeats_stops_at_simulation() -> None:
+    """Noise and masks of a node that anybody can compute hide nothing."""
+    repeating = "p2pfl.crypto.randomness.seeded_random"
+    simulated = "p2pfl/simulation", "p2pfl/attacks", "p2pfl/commands/privacy_attack.py", "gossip/rehearsal.py"
+    wrong = {
+        f"{path.relative_to(ROOT)}:{line}: {module}"
+        for path in every_file()
+        for line, module in imports(path)
+        if module == repeating and not below(path, *simulated)
+    }
+    assert not wrong
+
+
 def test_libp2p_stops_at_the_transport() -> None:
     wrong = {
         f"{path.relative_to(ROOT)}:{line}"

@@ -67,6 +67,13 @@ MUTATIONS: Final = {
     ("node/training/clipping/gradient", "node/clipping"): [
         ("            if not finite.all():\n", "            if False:\n", "one record spoils the sum"),
     ],
+    ("node/training/clipping/terms", "node/clipping"): [
+        (
+            "    error = size / 8 * torch.finfo(vectors.dtype).eps\n",
+            "    error = 0.0\n",
+            "norms that rounding makes too small",
+        ),
+    ],
     ("node/training/clipping/sums", "node/sums"): [
         (
             "            if self._begun:\n",
@@ -87,6 +94,16 @@ MUTATIONS: Final = {
             "        self._store.charge(effect.round, mechanism, effect.members)\n",
             "",
             "nothing is written to the ledger",
+        ),
+        (
+            'pending.stage == "mixing" else group',
+            'pending.stage in ("mixing", "evaluation") else group',
+            "no noise on what is evaluated",
+        ),
+        (
+            'pending.stage == "mixing" else group',
+            'pending.stage in ("mixing", "statistics") else group',
+            "no noise on what is counted of the columns",
         ),
         (
             "            self._budget.spend(mechanism)\n",

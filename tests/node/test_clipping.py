@@ -17,6 +17,7 @@ from p2pfl.node.errors import PrivacyError
 from p2pfl.node.training.clipping import GRU, LSTM, ClippedGradient
 from p2pfl.node.training.clipping import gradient as clipping_gradient
 from p2pfl.node.training.clipping.chain import Chain
+from p2pfl.node.training.clipping.terms import squares
 
 CLIP_NORMS = (1e-9, 0.05, 0.7, 5.0, math.inf)
 
@@ -532,6 +533,14 @@ def test_no_record_exceeds_the_clip_norm(
     slack = 2.0**-10 if dtype == torch.float32 else 2.0**-40
     norm = clipped(record, torch.tensor([scale]), clip_norm).double().norm()
     assert norm <= clip_norm * (1 + slack)
+
+
+@pytest.mark.parametrize("entries", [512, 4096, 1 << 16])
+def test_what_is_too_small_to_add_hides_no_norm(entries: int) -> None:
+    """Beside a one, what is below half a unit of rounding vanishes in its lane."""
+    vector = torch.full((entries,), 2.0**-13)
+    vector[0] = 1.0
+    assert float(squares(vector)) >= float(vector.double().square().sum())
 
 
 @pytest.mark.parametrize("closeness", [1e-2, 1e-4, 1e-5, 1e-6])

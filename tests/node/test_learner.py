@@ -123,6 +123,28 @@ def test_the_whole_programme(make: Make, mode: str, bits: Literal[16, 32, 64]) -
 
 
 @pytest.mark.parametrize("mode", ["distributed", "local", "organisation", "none"])
+def test_what_is_charged_for_is_noised(make: Make, mode: str) -> None:
+    learners = make(manifest(mode))
+    noised, charged = {}, []
+    for round in range(ROUNDS + 2):
+        prepared = [learner.prepare(round) for learner in learners]
+        added = [learner.contribute(Contribute(round, 0, PEERS, FOUR)) for learner in learners]
+        assert prepared[0] is not None
+        stage = prepared[0].stage
+        plan, rows = learners[0]._plan(stage), [each[:] for each in added]
+        total = np.add.reduce(rows, dtype=rows[0].dtype)
+        assert {each.sigma for each in added} == {0.0 if mode == "none" else plan.sigma(FOUR)}
+        noised[stage] = added[0].sigma > 0
+        charged.append(len(learners[0]._store.mechanisms()))
+        for learner in learners:
+            learner.completed(Completed(round, stage, total, PEERS, PEERS, FOUR))
+    own = mode == "local"  # every step of the training has noise of its own by then
+    everything = mode != "none"
+    assert noised == {"statistics": everything, "training": everything and not own, "evaluation": everything}
+    assert charged == ([*range(1, ROUNDS + 3)] if everything else [0] * (ROUNDS + 2))
+
+
+@pytest.mark.parametrize("mode", ["distributed", "local", "organisation", "none"])
 def test_statistics_of_nothing_are_a_constant_and_free(make: Make, mode: str) -> None:
     """Without numeric columns the first round only says when training begins."""
     agreed = manifest(mode)

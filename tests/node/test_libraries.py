@@ -31,6 +31,16 @@ mapped = {Path(line.split()[-1]).name for line in open("/proc/self/maps")}
 print(sorted(mapped & {"libtorch_cpu.so", "libtorch_python.so"}))
 print("torch" in sys.modules)
 """
+IDLE = """
+import re
+from p2pfl.node.libraries import import_torch
+import_torch()
+mapped = re.split(r"^(?=[0-9a-f]+-)", open("/proc/self/smaps").read(), flags=re.MULTILINE)
+code = [each for each in mapped if " r-xp " in each and "libtorch_cpu.so" in each]
+print([int(re.search(r"^Rss: +([0-9]+) kB", each, re.MULTILINE)[1]) < 4096 for each in code])
+import torch
+print(torch.ones(2, 3) @ torch.ones(3))
+"""
 
 
 def said_by(code: str) -> list[str]:
@@ -56,3 +66,7 @@ def test_the_collector_rests_while_libraries_are_imported() -> None:
         assert not gc.isenabled()
     assert gc.isenabled()
     gc.unfreeze()
+
+
+def test_code_that_only_the_import_needed_is_given_back_and_comes_again() -> None:
+    assert said_by(IDLE) == ["[True]", "tensor([3., 3.])"]
