@@ -26,6 +26,7 @@ $(READY): pyproject.toml constraints.txt tools/prerequisites.sh
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(PIP) pip
 	@$(PIP) --build-constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m compileall -q p2pfl $(SUBPACKAGES)  # or four nodes that start at once each do it
 	@touch $(READY)
 
 demo: $(READY)  ## four hospitals, four daemons, one model: runs a real federation in DIRECTORY

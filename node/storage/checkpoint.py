@@ -33,9 +33,11 @@ def write(directory: Path, released: Released) -> bytes:
 def read(directory: Path, place: Place, digest: bytes) -> Released:
     """The model at ``place``. Raises StorageError if its file is missing, or not the one of this digest."""
     path = path_of(directory, place.round)
-    remedy = f"copy {path.name} from a member of the same group (it is the same file), or from a backup"
+    copied = f"or copy {path.name} from a member of the same group (it is the same file) or from a backup"
     if not path.is_file():
+        remedy = f"start the node, which takes over its neighbours' model; {copied}"
         raise StorageError(f"{path}, this node's model, is missing", remedy)
+    remedy = f"remove it and start the node, which takes over its neighbours' model; {copied}"
     with explained(path):
         content = path.read_bytes()
         if hashlib.sha256(content).digest() != digest:

@@ -382,6 +382,12 @@ class Store:
             return None
         return checkpoint.read(self.directory, Place(*pointer[:-1]), pointer[-1])
 
+    @property
+    def lacks_model(self) -> bool:
+        """Whether the file of the current model is gone, so that the node has to take over another's."""
+        path = self.model_path
+        return path is not None and not path.is_file()
+
     def save_private(self, layers: NDArray[np.float64]) -> None:
         """Keep the private layers of this node's model."""
         write_own(self.directory / PRIVATE, {"private": layers})

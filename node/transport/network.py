@@ -43,7 +43,7 @@ from p2pfl.node.transport.dialling import Calls
 from p2pfl.node.transport.exchange import Responder, answer, answer_pings, ask
 from p2pfl.node.transport.reception import ADMISSION, Reception
 from p2pfl.node.transport.relay import HOP, STOP, Circuits, accept_circuit
-from p2pfl.node.transport.session import EventQueue, Link, Room, Session
+from p2pfl.node.transport.session import MOST_REPLACED, EventQueue, Link, Room, Session
 from p2pfl.node.transport.types import (
     Admission,
     AdmissionRefused,
@@ -355,7 +355,12 @@ class Transport:
     def _too_many(self, peer: PeerId) -> str | None:
         if sum(link.peer == peer for link in self._links.values()) >= _MAX_LINKS_PER_PEER:
             return "too many connections of this peer"
-        if peer not in self._sessions and len(self._sessions) >= self._limits.max_peers:
+        session = self._sessions.get(peer)
+        if session is not None and session.keeps_its_place(trio.current_time()):
+            return (
+                f"it is here, and started over {MOST_REPLACED} times in a minute: do two nodes use one key?"
+            )
+        if session is None and len(self._sessions) >= self._limits.max_peers:
             return "this node has as many peers as it may"
         return "this node does not keep up with who comes and goes" if self._queue.crowded else None
 
@@ -382,6 +387,7 @@ class Transport:
         if self._is_proved(link.peer):
             self._tcp.admitted(link.tcp)
         session = self._sessions.get(link.peer)
+        replaced: tuple[float, ...] = ()
         if session is not None and session.link.relayed and not link.relayed:
             self._end(session, "it is here directly now, no longer through a relay", for_good=False)
         elif session is not None and session.token == link.token:
@@ -389,7 +395,8 @@ class Transport:
             return
         elif session is not None:
             self._end(session, "the peer started over")
-        session = self._sessions[link.peer] = Session(link, self._limits, self._room)
+            replaced = (*session.replaced, trio.current_time())
+        session = self._sessions[link.peer] = Session(link, self._limits, self._room, replaced)
         self._past.setdefault(link.peer, Traffic())
         log.info("peer %s connected at %s", link.peer, link.address)
         self._queue.put(PeerConnected(link.peer, link.address))

@@ -23,6 +23,10 @@ from p2pfl.node.transport.types import GuestRefused, Limits, MessageReceived, Tr
 
 MAX_REFUSALS_QUEUED: Final = 1000
 BURST_SECONDS: Final = 4.0
+MOST_REPLACED: Final = 5
+"""Times that a peer's session gives way to another in REPLACED_SECONDS, before one stays for KEPT_SECONDS."""
+REPLACED_SECONDS: Final = 60.0
+KEPT_SECONDS: Final = 300.0
 MAX_COMINGS_QUEUED: Final = 4096
 """Peers' coming and going: with more of that unseen nobody new is let in."""
 
@@ -72,7 +76,9 @@ class Session:
     ``link`` carries what we send, ``reading`` what we receive, once the peer has begun.
     """
 
-    def __init__(self, link: Link, limits: Limits, room: Room) -> None:
+    def __init__(self, link: Link, limits: Limits, room: Room, replaced: Sequence[float] = ()) -> None:
+        """``replaced``: when sessions of this peer gave way to one another, up to this one."""
+        self.replaced = tuple(replaced)[-MOST_REPLACED:]
         self.peer = link.peer
         self.token = link.token
         self.link = link
@@ -93,6 +99,14 @@ class Session:
         self._bytes = Allowance(BURST_SECONDS * much, much, now)
         self._outbox: deque[bytes] = deque()
         self._wake = trio.lowlevel.ParkingLot()
+
+    def keeps_its_place(self, now: float) -> bool:
+        """Whether no other may replace it for now: two nodes that run with one key would go on doing so
+        without end, at the cost of every round.
+        """
+        times = self.replaced
+        often = len(times) == MOST_REPLACED and times[-1] - times[0] <= REPLACED_SECONDS
+        return often and now - times[-1] < KEPT_SECONDS
 
     def reads_on_after(self, size: int, now: float) -> float:
         """Seconds to leave what the peer sends unread, after a message of ``size`` bytes: 0 unless it sends

@@ -368,6 +368,28 @@ def test_behind_and_adopt(make: Make) -> None:
     assert learners[0].released is newer
 
 
+def test_who_lost_its_model_takes_over_that_of_the_others(make: Make) -> None:
+    agreed = manifest()
+    learners = make(agreed)
+    for round in range(3):
+        one_round(learners, round)
+    path = learners[0]._store.model_path
+    assert path is not None
+    charges = learners[0]._store.charges()
+    path.unlink()
+    learners = make(agreed)
+    assert learners[0].released is None
+    assert learners[0].behind(3)
+    assert learners[0].next_round == 3
+    newest = learners[1].released
+    assert newest is not None
+    learners[0].adopt(newest)
+    assert learners[0]._store.charges() == charges
+    assert one_round(learners, 3) == "training"
+    assert len({learner.released.digest for learner in learners if learner.released}) == 1
+    assert path.with_name("model-00000003.safetensors").is_file()
+
+
 def edges(learner: Learner, good: Released) -> dict[str, tuple[Released, Released]]:
     """For each bound, the last release within it and the first beyond."""
     size = learner._manifest.groups.size

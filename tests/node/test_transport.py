@@ -452,6 +452,25 @@ def test_a_restarted_peer_replaces_what_is_left_of_it() -> None:
     run(test)
 
 
+def test_two_nodes_with_one_key_do_not_replace_each_other_without_end() -> None:
+    async def test() -> None:
+        host, twins = transport(1), [transport(2) for _ in range(7)]
+        async with running(host, *twins):
+            for twin in twins[:6]:
+                await twin.connect(host.addresses[0])
+            with pytest.raises(NetworkError):
+                await twins[6].connect(host.addresses[0])
+            assert host.send(identity(2).peer_id, b"to the last one let in")
+            assert (await next_of(twins[5], MessageReceived)).data == b"to the last one let in"
+            refused = await next_of(host, GuestRefused)
+            assert "do two nodes use one key" in refused.reason
+            await twins[5].disconnect(identity(1).peer_id, "enough")
+            await until(lambda: identity(2).peer_id not in host.connected)
+            await twins[6].connect(host.addresses[0])
+
+    run(test)
+
+
 def test_connecting_again_is_the_same_connection() -> None:
     async def test() -> None:
         a, b = transport(1), transport(2)
