@@ -300,6 +300,10 @@ class Attention(nn.Module):
         return values + self.joined(torch.softmax(query @ key.mT, -1) @ value)
 
 
+def images_of_one() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2, 1), nn.Flatten(), nn.Linear(16, 3))
+
+
 def images_of_two() -> nn.Module:
     return nn.Sequential(nn.Conv2d(2, 4, 3, 2), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(16, 3))
 
@@ -307,6 +311,7 @@ def images_of_two() -> nn.Module:
 COMPOSITIONS = {
     "mlp": (lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, 3)), values(9, 6)),
     "cnn": (images_of_two, values(9, 2, 5, 5)),
+    "cnn, one channel": (images_of_one, values(9, 1, 5, 5)),
     "residual": (Residual, values(9, 2, 2, 2)),
     "tied": (Tied, indices(7, 9, 4)),
     "again": (Again, indices(7, 9, 4)),

@@ -224,7 +224,7 @@ def _channels_last(images: Tensor) -> Tensor:
     if images.shape[1] != 1:
         return images.contiguous(memory_format=torch.channels_last)
     # One channel lies both ways at once; by its strides torch tells which way the rest is to lie.
-    pixels, width = images[0].numel(), images.shape[3]
+    pixels, width = math.prod(images.shape[1:]), images.shape[3]
     return images.contiguous().as_strided(images.shape, (pixels, 1, width, 1))
 
 
