@@ -53,6 +53,11 @@ class Remembered(Store):
         """The last that was saved."""
         return self._kept
 
+    @property
+    def lacks_model(self) -> bool:
+        """Never: there is no file."""
+        return False
+
     def save_released(self, released: Released) -> None:
         """In the place of the one before."""
         self._kept = released
