@@ -66,9 +66,10 @@ class Learner:
         self._contributed: LazyContribution | None = None
         self._left_out = 0
         self.population = 1
-        if store.lacks_model:
+        lost = store.lacks_model
+        if lost:
             log.warning("%s is missing: the model of a neighbour is taken over", store.model_path)
-        self.released = None if store.lacks_model else store.released()
+        self.released = None if lost else store.released()
         self.recent: tuple[Released, ...] = () if self.released is None else (self.released,)
         self._before: NDArray[np.float64] | None = None  # what the last training round here began with
         self._learnt: NDArray[np.float64] | None = None  # private layers, kept only if the round completes
