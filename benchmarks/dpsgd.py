@@ -8,9 +8,12 @@ update: a step of mode distributed, whose noise comes once a round (`ours`); wit
 draws at every step, integers from the cryptographic stream on a grid (`ours, integer noise`); with
 torch.normal_ in its place (`ours, normal_`). The targets are for the step of mode distributed.
 
-torch.func is vmap(grad) with normal_; opacus is measured where it is installed, in each of its modes, as it
-comes and with an allocator told to keep its pages (`opacus hooks, malloc`: MALLOC_MMAP_THRESHOLD_ and
-MALLOC_TRIM_THRESHOLD_ at their largest).
+torch.func is vmap(grad) with normal_; opacus is measured where it is installed, in each of its modes.
+
+glibc's allocator is set as a node sets it (p2pfl.node.libraries.keep_pages), for everybody alike. Beside
+Opacus ours is measured twice more, in processes of their own: with the allocator as it comes (`malloc: own`),
+and told to keep all of its pages (`malloc: keeps all`, MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ at
+their largest).
 
 The noise of Opacus is torch's as well, so `ours, normal_` is what compares like with like, and what the
 comparisons with it count from.
@@ -46,12 +49,16 @@ from torch.nn.functional import (
 )
 
 from p2pfl.crypto.randomness import system_random
+from p2pfl.node.libraries import keep_pages
 from p2pfl.node.privacy import StepNoise
 from p2pfl.node.training.clipping import ClippedGradient
 
 CLIP, MULTIPLIER, RATE = 1.0, 1.0, 0.05
 NOISE = StepNoise(11, 2.0**11)
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+MALLOC: dict[str, dict[str, str]] = {
+    "own": {},
+    "keeps all": {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)},
+}
 Step = Callable[[], object]
 
 
@@ -314,6 +321,7 @@ def turn(step: Step) -> list[float]:
 
 def peak(candidate: str, model: str, records: int) -> float:
     """MiB by which steps raise this process's peak memory."""
+    keep_pages()
     prepared(candidate, model, 2)()
     step = prepared(candidate, model, records)
     before = resident()
@@ -377,11 +385,10 @@ def times(model: str, records: int, seconds: float) -> Rows:
         target = AHEAD_TARGETS.get((model, name), 1.0)
         ratio = spent[name] / spent[OURS]
         rows.append(row(name, params, spent[name], "ms CPU", OURS, ratio, target, met=ratio >= target))
-    if theirs:
-        tuned = child(str(seconds), model, records, ["plain", OURS, *theirs], **MALLOC)
-        for name, value in tuned.items():
-            ratio = value / tuned[OURS]
-            rows.append(row(f"{name}, malloc", params, value, "ms CPU", f"{OURS}, malloc", ratio))
+    for malloc, environment in MALLOC.items() if theirs else ():
+        other = child(str(seconds), model, records, ["plain", OURS, *theirs], **environment)
+        for name, value in other.items():
+            rows.append(row(name, {**params, "malloc": malloc}, value, "ms CPU", OURS, value / other[OURS]))
     return rows
 
 
@@ -424,4 +431,5 @@ if __name__ == "__main__":
     arguments.add_argument("--json", action="store_true", help="print JSON rows instead of a table")
     arguments.add_argument("--quick", action="store_true", help="leave out batches of 512, in fewer turns")
     options = arguments.parse_args()
+    keep_pages()
     main(as_json=options.json, quick=options.quick)

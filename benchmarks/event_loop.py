@@ -6,14 +6,16 @@ The loop sleeps for 2 ms again and again; a delay is what it woke later than tha
 round asks of the learner, over and over: gradients of a Poisson batch, clipped, then encoded with noise;
 `accountant` is the epsilon of a growing ledger. Everything as in a node: one training thread, Python's lock
 changes hands after 1 ms, and the garbage collector leaves libraries alone; `as Python comes` is without the
-latter two.
+latter two. `importing torch` is what a node does once, after it listens: in a process of its own.
 
 Other processes delay a loop too: compare with `idle` of the same run, or run it with `chrt --fifo 1`. (Then
 the kernel takes 50 ms of a second from what would compute all the time; `max` of the accountant may show it.)
 """
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -32,6 +34,7 @@ from p2pfl.gossip.manifest import Manifest, from_toml
 from p2pfl.heart_disease import FEDERATION_TOML, write_hospital
 from p2pfl.node.accountant import epsilon
 from p2pfl.node.contribution import LazyContribution
+from p2pfl.node.libraries import import_torch
 from p2pfl.node.monitoring.watchdog import SWITCH_SECONDS, spare_the_collector
 from p2pfl.node.privacy import calibrated, stage_plan
 from p2pfl.node.training.table import Table, load_table
@@ -96,20 +99,25 @@ def accountant(manifest: Manifest, trainer: Trainer) -> Work:
 
 
 def delays(work: Work | None, seconds: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """In milliseconds, of every wake-up while ``work`` runs."""
+    """In milliseconds, of every wake-up while ``work`` runs, which is told to stop after ``seconds``."""
     found: list[float] = []
     stop = threading.Event()
 
+    async def wake() -> None:
+        while True:
+            asleep = trio.current_time()
+            await trio.sleep(SLEEP)
+            found.append((trio.current_time() - asleep - SLEEP) * 1000)
+
     async def run() -> None:
-        async with trio.open_nursery() as nursery:
-            if work is not None:
-                nursery.start_soon(trio.to_thread.run_sync, work, stop)
-            end = trio.current_time() + seconds
-            while trio.current_time() < end:
-                asleep = trio.current_time()
-                await trio.sleep(SLEEP)
-                found.append((trio.current_time() - asleep - SLEEP) * 1000)
-            stop.set()
+        async with trio.open_nursery() as waking:
+            waking.start_soon(wake)
+            async with trio.open_nursery() as working:
+                if work is not None:
+                    working.start_soon(trio.to_thread.run_sync, work, stop)
+                await trio.sleep(seconds)
+                stop.set()
+            waking.cancel_scope.cancel()
 
     trio.run(run)
     return np.array(found)
@@ -125,11 +133,22 @@ def measure(seconds: float) -> Rows:
         "accountant": accountant(*heart),
     }
     rows = [each for name, work in works.items() for each in shown(name, "as Python comes", work, seconds)]
+    as_in_a_node()
+    rows += [each for name, work in works.items() for each in shown(name, "as in a node", work, seconds)]
+    child = subprocess.run([sys.executable, __file__, "--importing"], stdout=subprocess.PIPE, check=True)
+    return rows + json.loads(child.stdout)
+
+
+def as_in_a_node() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     spare_the_collector()
-    return rows + [
-        each for name, work in works.items() for each in shown(name, "as in a node", work, seconds)
-    ]
+
+
+def importing() -> Rows:
+    """In a process that has not imported torch yet."""
+    assert "torch" not in sys.modules
+    as_in_a_node()
+    return list(shown("importing torch", "as in a node", lambda _stop: import_torch(), 0.0))
 
 
 def shown(name: str, setting: str, work: Work | None, seconds: float) -> Iterator[Row]:
@@ -145,7 +164,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--importing", action="store_true", help="only the import, as JSON")
     options = parser.parse_args()
+    if options.importing:
+        show(importing(), as_json=True)
+        return
     show(measure(options.seconds), as_json=options.json)
 
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _LARGE = ("libtorch_cpu.so", "libtorch_python.so")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""As mallopt(3) calls them."""
 
 
 @contextmanager
@@ -35,6 +37,17 @@ def import_torch() -> None:
     with uncollected():
         import p2pfl.node.training.own_models  # noqa: F401 - for those who import it next
     _give_back_code()
+    keep_pages()
+
+
+def keep_pages() -> None:
+    """Of what is freed, glibc keeps up to 64 MiB for whoever asks next. By itself it returns all but a few
+    MiB to the system, and a step of training spends up to a third of its time on having them back.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 25)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 26)
 
 
 def _load_without_the_lock() -> None:

@@ -244,7 +244,7 @@ class FederationAdmission:
         try:
             return parse_credentials_untrusted(text)
         except TicketError as error:
-            raise TicketError(f"your ticket is not valid: {error.reason}") from None
+            raise TicketError(f"the ticket shown is not valid: {error.reason}") from None
 
     def _admissible_until(self, peer: PeerId, shown: Credentials) -> float:
         """Until when ``peer`` may be here. Raises TicketError unless it is a member, or what it shows admits
@@ -264,7 +264,7 @@ class FederationAdmission:
                 shown.check(manifest, self._federation, self._clock(), peer=peer)
             ground = self._exclusions.proof_against(shown.names(self._federation, peer))
         except TicketError as error:
-            raise TicketError(f"your ticket is not valid: {error.reason}") from None
+            raise TicketError(f"the ticket shown is not valid: {error.reason}") from None
         if ground is not None:
             raise TicketError(self._why(ground))
         if manifest is not None:

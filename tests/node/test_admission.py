@@ -347,7 +347,7 @@ def test_a_renewed_file_is_shown_and_a_spoilt_one_is_not(clock: Clock, tmp_path:
 def test_a_successor_takes_a_place_and_what_is_held_against_it(admission: FederationAdmission) -> None:
     chain = Credentials((), (succeed(MEMBER, STRANGER, MANIFEST.digest),))
     assert admission.judge(STRANGER.peer_id, greeting(str(chain))) is None
-    assert refusal(admission, GUEST.peer_id, greeting(str(chain))).startswith("your ticket is not valid")
+    assert refusal(admission, GUEST.peer_id, greeting(str(chain))).startswith("the ticket shown is not valid")
     assert admission.exclude(Retirement(OWN.peer_id, chain)).keys() == {MEMBER.peer_id}
     assert admission.is_member(STRANGER.peer_id)
     gone = admission.exclude(revocation(MEMBER))

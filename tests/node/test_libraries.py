@@ -1,8 +1,11 @@
 """What is imported when: a node listens before it has what takes long to import."""
 
 import gc
+import platform
 import subprocess
 import sys
+
+import pytest
 
 from p2pfl.node.libraries import uncollected
 
@@ -41,6 +44,20 @@ print([int(re.search(r"^Rss: +([0-9]+) kB", each, re.MULTILINE)[1]) < 4096 for e
 import torch
 print(torch.ones(2, 3) @ torch.ones(3))
 """
+KEPT = """
+import resource
+import numpy as np
+from p2pfl.node.libraries import keep_pages
+
+def taken(mib):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for each in [np.ones(1 << 17) for _ in range(mib)]:
+        del each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_pages()
+print(taken(48) > 10_000, taken(48) < 100)
+"""
 
 
 def said_by(code: str) -> list[str]:
@@ -70,3 +87,8 @@ def test_the_collector_rests_while_libraries_are_imported() -> None:
 
 def test_code_that_only_the_import_needed_is_given_back_and_comes_again() -> None:
     assert said_by(IDLE) == ["[True]", "tensor([3., 3.])"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other habits")
+def test_what_a_step_frees_the_next_one_has_without_asking_the_system() -> None:
+    assert said_by(KEPT) == ["True True"]
