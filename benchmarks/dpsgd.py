@@ -158,7 +158,7 @@ def plain_channels_last(module: nn.Module, inputs: Tensor, targets: Tensor) -> S
     """For the CNN."""
     for weights in module.parameters():
         if weights.dim() == 4:
-            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+            weights.data = weights.data.to(memory_format=torch.channels_last)
     return plain(module, inputs, targets)
 
 
