@@ -9,7 +9,7 @@ SECONDS ?= 60
 MINUTES ?= 60
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 SUBPACKAGES := node gossip crypto topologies
-TYPED := .typing:tests/gossip:tests/processes:tests/node:tests/fuzzing:tools:benchmarks
+TYPED := .typing:tests/gossip:tests/processes:tests/node:tests/fuzzing:tests/p2pfl/cli:tests/protocol:tools:benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow fuzz mutants check format types .typing reproduce reproduce-full bench dist \

@@ -34,7 +34,7 @@ MUTATIONS: Final = {
             "coins that are known before the sums are",
         ),
     ],
-    ("gossip/masking", "gossip/secure_sum gossip/masking"): [
+    ("gossip/masking", "gossip/masked_sums gossip/masking"): [
         (
             "return self._suite.derive(seed, labels.SELF_MASK, self._roster.digest)",
             "return bytes(32)",
@@ -168,7 +168,7 @@ MUTATIONS: Final = {
             "does not follow one that cannot ack",
         ),
     ],
-    ("gossip/recovery", "gossip/recovery gossip/secure_sum"): [
+    ("gossip/recovery", "gossip/recovery gossip/masked_sums gossip/secure_sum"): [
         ("return secret if right else None", "return secret", "secrets from shares that nobody verified"),
         (
             "tried=frozenset(shares), left=max(self.left - spent, 0)",

@@ -74,7 +74,7 @@ def copy(to: Path) -> Path:
 
 def run(where: Path, tests: Iterable[str], seconds: float | None = None) -> str | None:
     """The first test that fails, or None. Raises TimeoutExpired."""
-    files = [f"tests/{name.replace('/', '/test_')}.py" for name in tests]
+    files = [f"tests/{'/test_'.join(name.rsplit('/', 1))}.py" for name in tests]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "PYTHONPATH": str(where), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(

@@ -64,10 +64,10 @@ MUTATIONS: Final = {
     ("node/training/clipping/gradient", "node/audit"): [
         (".rsqrt_().mul_(lowered).clamp_(max=1.0)", ".zero_().add_(1.0)", "gradients not clipped per record"),
     ],
-    ("node/training/clipping/gradient", "node/clipping"): [
+    ("node/training/clipping/gradient", "node/clipping/bounds"): [
         ("            if not finite.all():\n", "            if False:\n", "one record spoils the sum"),
     ],
-    ("node/training/clipping/terms", "node/clipping"): [
+    ("node/training/clipping/terms", "node/clipping/bounds"): [
         (
             "    error = size / 8 * torch.finfo(vectors.dtype).eps\n",
             "    error = 0.0\n",
@@ -89,7 +89,7 @@ MUTATIONS: Final = {
     ("node/contribution", "node/audit"): [
         ("        if self._noise is not None:\n", "        if False:\n", "no noise on a contribution"),
     ],
-    ("node/learner", "node/learner"): [
+    ("node/learner", "node/learner/charging"): [
         (
             "        self._store.charge(effect.round, mechanism, effect.members)\n",
             "",

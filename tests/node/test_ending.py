@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_learner import FOUR, IDENTITIES, PEERS, manifest, one_round, table
+from learner.members import FOUR, IDENTITIES, PEERS, manifest, one_round, table
 
 from p2pfl.crypto.randomness import seeded_random
 from p2pfl.gossip.events import Completed, Contribute, Skipped
