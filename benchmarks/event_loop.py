@@ -136,7 +136,8 @@ def measure(seconds: float) -> Rows:
     as_in_a_node()
     rows += [each for name, work in works.items() for each in shown(name, "as in a node", work, seconds)]
     child = subprocess.run([sys.executable, __file__, "--importing"], stdout=subprocess.PIPE, check=True)
-    return rows + json.loads(child.stdout)
+    imported: Rows = json.loads(child.stdout)
+    return rows + imported
 
 
 def as_in_a_node() -> None:
