@@ -227,8 +227,10 @@ def standing(manifest: Manifest, federation: bytes, peer: PeerId, ticket: str, n
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{max(1, int(seconds))} s"
     if seconds < 3600:
-        return f"{max(1, int(seconds // 60))} min"
+        return f"{int(seconds // 60)} min"
     return f"{int(seconds // 3600)} h" if seconds < 2 * _DAY else f"{int(seconds // _DAY)} days"
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from p2pfl.crypto.identity import holds_secret_key, parse_peer_id
 from p2pfl.gossip.records import shown, suggest
 from p2pfl.node.errors import ConfigError, reason_of
+from p2pfl.node.storage.regular_file import regular_only
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LARGEST_PORT = 65535
@@ -414,7 +415,8 @@ def _read_file(path: Path) -> dict[str, object]:
     Raises ConfigError if the file cannot be read or has a key that means nothing.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8", opener=regular_only) as file:
+            text = file.read()
         if holds_secret_key(text):
             hint = "keep it to yourself; --config takes the node.toml beside it"
             raise ConfigError(str(path), "this is a secret key, not a config", hint)

@@ -10,13 +10,10 @@ concern is one task with one owner; a task that fails ends the node, with a sent
 """
 
 import logging
-import math
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -24,18 +21,17 @@ import trio
 from p2pfl.crypto.identity import PeerId
 from p2pfl.crypto.randomness import system_random
 from p2pfl.gossip.errors import RemoteProtocolError
-from p2pfl.gossip.events import Delivered, PeerFound, PeerLost, Received, Renewed
+from p2pfl.gossip.events import PeerFound, PeerLost, Received
 from p2pfl.gossip.exclusions import Ground, Retirement
 from p2pfl.gossip.manifest import Manifest, OutsideTask, PrivacySpec, canonical_bytes
 from p2pfl.gossip.messages import Limits as MessageLimits
 from p2pfl.gossip.messages import decode_untrusted
 from p2pfl.gossip.participant import MESSAGES, Participant
-from p2pfl.gossip.revocations import Revocation
 from p2pfl.gossip.wire import longest
 from p2pfl.node.accountant import computed_by
 from p2pfl.node.config import NodeConfig
 from p2pfl.node.epsilon_process import EpsilonProcess
-from p2pfl.node.errors import TicketProblem, UserError
+from p2pfl.node.errors import UserError
 from p2pfl.node.examination import REQUEST as EXAMINATION
 from p2pfl.node.examination import Examiner
 from p2pfl.node.finding.dialback import REQUEST as DIALBACK
@@ -45,10 +41,9 @@ from p2pfl.node.finding.ways import Finding
 from p2pfl.node.learner import Learner
 from p2pfl.node.libraries import import_torch
 from p2pfl.node.limits import explaining_lack_of_memory, limit_memory
-from p2pfl.node.membership.admission import WARN_SECONDS
 from p2pfl.node.membership.catch_up import ANSWER_SECONDS, ask_summaries
 from p2pfl.node.membership.joining import obtain_manifest
-from p2pfl.node.membership.statements import delivered
+from p2pfl.node.membership.left_files import LeftFiles
 from p2pfl.node.monitoring.observer import Observer
 from p2pfl.node.monitoring.watchdog import SWITCH_SECONDS, spare_the_collector
 from p2pfl.node.privacy import Budget
@@ -82,11 +77,8 @@ LINGER_POLL_SECONDS = 0.2
 SLOWEST_BYTES_PER_SECOND = 1 << 20
 END_POLL_SECONDS = 2.0
 EXPIRY_SECONDS = 60.0
-STATEMENT_SECONDS = 1.0
-TICKET_SECONDS = 2.0
 SOON_SECONDS = 10.0
 """Until what the first training needs is made ready though no round has come."""
-_DAY = 86_400.0
 
 
 def run_node(prepared: Prepared, *, until_done: bool, reread: Callable[[], NodeConfig]) -> int:
@@ -138,6 +130,7 @@ class Node:
         self._budget: Budget | None = None
         self._outside: OutsideTrainer | None = None
         self._met = self._store.peers()
+        self._remembering: set[PeerId] = set()
         self._admission = prepared.admission
         self._transport = Transport(
             identity,
@@ -273,8 +266,9 @@ class Node:
         self._nursery.start_soon(shell.run)
         self._nursery.start_soon(self._feed, shell, learner.message_limits)
         self._nursery.start_soon(self._drop_expired)
-        self._nursery.start_soon(self._take_statements, shell, manifest)
-        self._nursery.start_soon(self._watch_ticket, shell)
+        left = LeftFiles(self._config, self._status, self._admission, shell.feed)
+        self._nursery.start_soon(left.take_statements, manifest)
+        self._nursery.start_soon(left.watch_ticket)
         self._nursery.start_soon(self._notice_the_end, rounds, shell.finished)
         await shell.finished.wait()
         await rounds.finish()
@@ -346,7 +340,7 @@ class Node:
                 case PeerConnected(peer):
                     log.info("connected to %s", peer)
                     self._admission.check_clock(self._met)
-                    await self._remember(peer)
+                    self._remember_soon(peer)
                     self._finding.reachability.met()
                     await shell.feed(PeerFound(peer))
                 case PeerDisconnected(peer, reason):
@@ -375,13 +369,17 @@ class Node:
         self._remember_soon(peer)
 
     def _remember_soon(self, peer: PeerId) -> None:
-        if peer in self._transport.connected:
+        if peer in self._transport.connected and peer not in self._remembering:
+            self._remembering.add(peer)
             self._nursery.start_soon(self._remember, peer)
 
     async def _remember(self, peer: PeerId) -> None:
-        addresses = self._dialler.addresses(peer)
-        if addresses:
-            await self._thread(lambda: self._store.remember_peer(peer, addresses))
+        def remember() -> None:  # where the peer is when it is its turn
+            if addresses := self._dialler.addresses(peer):
+                self._store.remember_peer(peer, addresses)
+
+        await self._thread(remember)
+        self._remembering.discard(peer)
 
     def _on_blame(self, peer: PeerId, reason: str) -> None:
         self._nursery.start_soon(self._transport.disconnect, peer, reason)
@@ -395,41 +393,6 @@ class Node:
         own = self._admission.succession
         retirements = [Retirement(self._identity.peer_id, own)] if own.successions else []
         return [*retirements, *(exclusion.ground for exclusion in self._store.exclusions())]
-
-    async def _take_statements(self, shell: Shell, manifest: Manifest) -> None:
-        """What issuers state, and the operator delivers; a file goes when its content is in the journal."""
-        state, me = self._store.directory, self._identity.peer_id
-        while True:
-            for path, lines in await self._thread(lambda: [*delivered(state, manifest, self._federation)]):
-                if self._admission.is_proved_against(lines[0].peer):
-                    path.unlink(missing_ok=True)
-                else:
-                    await shell.feed(Delivered(Revocation(me, lines)))
-            await trio.sleep(STATEMENT_SECONDS)
-
-    async def _watch_ticket(self, shell: Shell) -> None:
-        """Take a renewed ticket from the file, and warn before the one in use expires."""
-        path, seen, warned = self._config.ticket, _stamp(self._config.ticket), -math.inf
-        while True:
-            expires = self._status.ticket_expires = self._admission.expires
-            left = math.inf if expires is None else expires - time.time()
-            if left < WARN_SECONDS and trio.current_time() >= warned + _DAY:
-                warned = trio.current_time()
-                log.warning("this node's ticket expires in %.1f days: ask an issuer for another", left / _DAY)
-            await trio.sleep(TICKET_SECONDS)
-            if path is not None and _stamp(path) != seen:
-                seen = _stamp(path)
-                await self._renew_ticket(shell)
-
-    async def _renew_ticket(self, shell: Shell) -> None:
-        try:
-            renewed = self._admission.renew()
-        except TicketProblem as error:
-            log.error("%s; this node goes on with the ticket that it had", error.what)
-            return
-        if renewed:
-            log.info("the ticket was renewed")
-            await shell.feed(Renewed(self._admission.shown_ticket))
 
     def _expected(self) -> set[PeerId]:
         """Everybody known to be a member."""
@@ -487,14 +450,6 @@ class Node:
                 if all(summary.done for summary in summaries.values()):
                     return
                 await trio.sleep(LINGER_POLL_SECONDS)
-
-
-def _stamp(path: Path | None) -> tuple[int, int] | None:
-    """What changes when a file does."""
-    try:
-        return None if path is None else (path.stat().st_mtime_ns, path.stat().st_size)
-    except OSError:
-        return None
 
 
 def warn_of_delta(privacy: PrivacySpec, records: int) -> None:

@@ -147,7 +147,7 @@ def _finite(epsilon: float) -> float | None:
 class Rounds:
     """Carries out what the machine asks for; implements :class:`p2pfl.node.shell.Work`.
 
-    ``exclude`` is called for what excludes somebody, once that is on disk.
+    ``exclude`` is called for what excludes somebody, once that is on disk; ``now`` are seconds since 1970.
     """
 
     def __init__(
@@ -160,6 +160,7 @@ class Rounds:
         ask: Ask,
         connected: Callable[[], Collection[PeerId]],
         exclude: Callable[[Ground], None],
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._manifest = manifest
         self._learner = learner
@@ -169,6 +170,7 @@ class Rounds:
         self._ask = ask
         self._connected = connected
         self._exclude = exclude
+        self._now = now
         self._agreeing = max(2, manifest.groups.colluders + 1)
         self._skipped_last = False
         self._epoch: EpochBegan | None = None
@@ -312,7 +314,7 @@ class Rounds:
 
     def _count_participation(self, effect: Completed) -> None:
         """Say so loudly if somebody has gone, once, and if it is here again."""
-        self._participation.count(effect.course.group or effect.members, effect.survivors)
+        self._participation.count(effect.course.group or effect.members, effect.survivors, self._now())
         shares = self._participation.shares()
         low = {share.peer: share for share in shares if share.low}
         for peer in low.keys() - self._missed:
@@ -342,7 +344,7 @@ class Rounds:
                 await self._thread(lambda: self._store.keep_evidence(effect.peer, effect.kind, wires))
 
     async def _excluded(self, ground: Ground) -> None:
-        exclusion = Exclusion(int(time.time()), ground)
+        exclusion = Exclusion(int(self._now()), ground)
         await self._thread(lambda: self._store.exclude(exclusion))
         self._exclude(ground)
         self._participation.leave(ground.against)

@@ -25,10 +25,9 @@ from p2pfl.node.errors import (
 from p2pfl.node.membership.admission import FederationAdmission
 from p2pfl.node.membership.joining import known_federation
 from p2pfl.node.membership.network_key import read_key
-from p2pfl.node.membership.rotation import require_settled
+from p2pfl.node.membership.rotation import settled_identity
 from p2pfl.node.storage.database import DATABASE, JOURNAL_REMEDY
 from p2pfl.node.storage.declared_file import Tensors, read_backbone, read_initial
-from p2pfl.node.storage.identity_file import load_identity
 from p2pfl.node.storage.lock import locked
 from p2pfl.node.storage.store import Store
 from p2pfl.node.training.held_out import parted, record_digests
@@ -96,8 +95,7 @@ def prepared(config: NodeConfig) -> Iterator[Prepared]:
     Raises the UserError of whatever cannot be used, naming the key of the config that it stands at.
     """
     with _blaming("identity"):
-        require_settled(config.identity)
-        identity = load_identity(config.identity)
+        identity = settled_identity(config.identity)
     require_ledger(config.state)
     with locked(config.state), Store.open(config.state, identity) as store:
         _require_last(store)

@@ -11,8 +11,8 @@ from p2pfl.node.config import NodeConfig
 from p2pfl.node.errors import UserError
 from p2pfl.node.membership.admission import FederationAdmission
 from p2pfl.node.membership.joining import known_federation
+from p2pfl.node.membership.rotation import settled_identity
 from p2pfl.node.storage.database import DATABASE
-from p2pfl.node.storage.identity_file import load_identity
 from p2pfl.node.storage.lock import is_locked
 from p2pfl.node.storage.store import Store
 
@@ -57,7 +57,7 @@ def what_is_known(config: NodeConfig) -> Known:
     """As much of it as can be read; what is wrong with the rest is said by `check_directory`."""
     running = is_locked(config.state)
     try:
-        identity = load_identity(config.identity)
+        identity = settled_identity(config.identity)
     except UserError:
         return Known(config, running)
     try:

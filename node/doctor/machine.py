@@ -111,19 +111,29 @@ def _write(directory: Path) -> Finding:
     return ok("writable", f"{directory}")
 
 
-def clock(known: Known, now: Callable[[], float] = time.time) -> Finding:
-    """Against what the node wrote before: nothing of it can be from the future."""
-    files = [*_times(known.config.state)]
-    latest = max([*files, *(float(one.at) for one in known.rounds)], default=0.0)
-    ahead = latest - now()
+def last_written(known: Known) -> float:
+    """When the node wrote last, in seconds since 1970; 0 if it never did."""
+    return max([*_times(known.config.state), *(float(one.at) for one in known.rounds)], default=0.0)
+
+
+def clock(
+    known: Known, written: float, *, members_agree: bool, now: Callable[[], float] = time.time
+) -> Finding:
+    """Against ``written``, when the node wrote last: that is not in the future, unless the clock was ahead
+    then. ``members_agree``: their clocks are about where this one is.
+    """
+    ahead = written - now()
     if ahead > BEHIND_SECONDS:
         said = f"the node wrote files {ahead:.0f} s after what this machine's clock shows now"
+        if members_agree:
+            said += "; `clocks` finds it right, so they are from when it was ahead"
+            return warning("clock", said, f"nothing is to be done: this ends in {ahead:.0f} s")
         hint = (
             "set the clock (timedatectl set-ntp true); if it is right by now, and was not when the node wrote"
             f" them: touch {known.config.state}/*"
         )
         return failure("clock", said, hint, ExitCode.CLOCK)
-    if not files:
+    if not written:
         return skipped("clock", "nothing here to compare it with; see the clocks of members")
     return ok("clock", "not before anything that the node has written")
 

@@ -31,7 +31,7 @@ def lately(known: Known, status: Status | None, now: Callable[[], float] = time.
     if 2 * len(completed) < len(known.rounds):
         why = next(one.reason for one in reversed(known.rounds) if one.reason)
         return warning("rounds", f"{said}; the last was skipped because {why}", hint)
-    ago = now() - max(one.at for one in completed)
+    ago = max(0.0, now() - max(one.at for one in completed))  # the clock may have been ahead
     said = f"{said}, the last {ago / 60:.0f} min ago"
     learning = known.running and status is not None and status.phase == "learning"
     return warning("rounds", said, hint) if learning and ago > LATE_SECONDS else ok("rounds", said)

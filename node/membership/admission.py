@@ -42,6 +42,7 @@ from p2pfl.gossip.tickets import (
 )
 from p2pfl.node.errors import ClockError, TicketProblem, reason_of
 from p2pfl.node.membership.terms import MAX_TERMS_BYTES, Terms, difference, read_terms, software, terms_of
+from p2pfl.node.storage.regular_file import regular_only
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,8 @@ class FederationAdmission:
         self._successions = tuple(successions)
         self._manifest: Manifest | None = None
         self._terms = terms_of(None)
-        self._shown = self._read_own(None)
+        self._tickets = () if ticket_file is None else read_tickets(ticket_file)
+        self._shown = self._own_place(self._tickets, None)
         self._admitted: dict[PeerId, tuple[Credentials, float]] = {}  # and until when
         self._named: frozenset[PeerId] = frozenset()
         self._skews: dict[PeerId, float] = {}
@@ -137,20 +139,16 @@ class FederationAdmission:
         if manifest is not None:
             self.adopt(manifest)
 
-    def _read_own(self, manifest: Manifest | None) -> Credentials:
-        """What this node shows: those of its tickets that last longest, and how it came by the place of the
-        key that they, or the manifest, admit.
+    def _own_place(self, tickets: Collection[Ticket], manifest: Manifest | None) -> Credentials:
+        """What this node shows: those of its ``tickets`` that last longest, and how it came by the place of
+        the key that they, or the manifest, admit.
         """
-        path = self._ticket_file
-        tickets: tuple[Ticket, ...] = ()
-        if path is not None:
-            tickets = _latest(read_tickets(path), manifest)
-        shown = Credentials(tickets, self._successions)
+        shown = Credentials(_latest(tickets, manifest) if tickets else (), self._successions)
         try:
             shown = self._rooted(shown, () if manifest is None else manifest.members)
             shown.check_holder(self._federation, self._clock(), peer=self._own)
         except TicketError as error:
-            what = f"{_FIELD}: {path}: this ticket cannot be used: {error}"
+            what = f"{_FIELD}: {self._ticket_file}: this ticket cannot be used: {error}"
             raise TicketProblem(what, self._remedy()) from None
         return shown
 
@@ -165,16 +163,16 @@ class FederationAdmission:
     def _remedy(self) -> str:
         return f"ask an issuer to run: {invitation(self._own)}"
 
-    def renew(self) -> bool:
-        """Read the ticket file again, and show from now on what is in it; whether that is anything new.
+    def renew(self, tickets: tuple[Ticket, ...]) -> bool:
+        """Show from now on ``tickets``, which the ticket file has now; whether that is anything new.
 
-        Raises TicketProblem if it cannot be used; what was shown before is kept then.
+        Raises TicketProblem if they cannot be used; what was shown before is kept then.
         """
         before, manifest = self._shown, self._manifest
-        renewed = self._read_own(manifest)
+        renewed = self._own_place(tickets, manifest)
         if manifest is not None:
             self._require_own_place(manifest, renewed)
-        self._shown = renewed
+        self._tickets, self._shown = tickets, renewed
         return renewed != before
 
     @property
@@ -323,7 +321,7 @@ class FederationAdmission:
         """
         if manifest.digest != self._federation:
             raise ValueError("the manifest is another federation's")
-        shown = self._read_own(manifest)
+        shown = self._own_place(self._tickets, manifest)
         self._require_own_place(manifest, shown)
         self._shown, self._manifest, self._terms = shown, manifest, terms_of(manifest)
         return self.expired()
@@ -447,7 +445,7 @@ def read_tickets(path: Path) -> tuple[Ticket, ...]:
     of the config that the file stands at.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             data = file.read(MAX_TICKET_LINES * MAX_TEXT)
     except FileNotFoundError:
         raise TicketProblem(

@@ -1,10 +1,12 @@
 """The file of a network key (:mod:`p2pfl.node.hardened.keyed`): go-libp2p's ``swarm.key``."""
 
+import os
 from pathlib import Path
 from typing import Final
 
 from p2pfl.crypto.randomness import system_random
 from p2pfl.node.errors import ConfigError, reason_of
+from p2pfl.node.storage.regular_file import regular_only
 
 KEY_BYTES: Final = 32
 FILE_HEAD: Final = "/key/swarm/psk/1.0.0/\n/base16/\n"
@@ -20,9 +22,9 @@ def read_key(path: Path) -> bytes:
     """The key in the file ``path``. Raises ConfigError."""
     name = "network.key_file"
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             text = file.read(_MAX_FILE).decode("ascii", errors="replace")
-            open_to_others = path.stat().st_mode & 0o077
+            open_to_others = os.fstat(file.fileno()).st_mode & 0o077
     except OSError as error:
         hint = "`p2pfl init --network-key` makes one, once for all members"
         raise ConfigError(name, f"{path}: cannot be read: {reason_of(error)}", hint) from None

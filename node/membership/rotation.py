@@ -30,11 +30,15 @@ def issuer_key(identity: Path) -> Path:
     return identity.with_name(identity.name + ".issuer")
 
 
-def require_settled(identity: Path) -> None:
-    """Raises IdentityError if a change of the key in ``identity`` was begun and not finished."""
-    if next_key(identity).exists():
-        what = f"{next_key(identity)}: a change of this node's key was begun and not finished"
+def settled_identity(path: Path) -> Identity:
+    """The identity in ``path``, for a node to begin with.
+
+    Raises IdentityError, also if a change of this key was begun and not finished.
+    """
+    if next_key(path).exists():
+        what = f"{next_key(path)}: a change of this node's key was begun and not finished"
         raise IdentityError(what, "run `p2pfl rotate` again with the same config: it finishes it")
+    return load_identity(path)
 
 
 def rotate(config: NodeConfig, random: RandomBytes) -> Succession:

@@ -19,6 +19,7 @@ from p2pfl.gossip.revocations import (
 )
 from p2pfl.node.errors import ManifestProblem, StorageError, reason_of
 from p2pfl.node.storage.atomic_file import write_atomically
+from p2pfl.node.storage.regular_file import regular_only
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def read_revocation(path: Path, manifest: Manifest, federation: bytes) -> tuple[
     ``federation``. Raises StorageError if it cannot be read, ManifestProblem if it does not hold.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             text = file.read(2 * MAX_REVOCATION_BYTES).decode("ascii", errors="replace")
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {reason_of(error)}", "check the path") from None

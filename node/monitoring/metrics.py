@@ -46,8 +46,9 @@ class Sources:
     """Where the figures come from that nobody counts.
 
     ``queued``: bytes waiting for peers; ``backlog``: events waiting for the protocol; ``ticket_expires``: in
-    seconds since 1970, None if never; ``worst_delay``: of the event loop lately, in seconds; ``epsilon``:
-    what the ledger comes to now, None if that is not known.
+    seconds since 1970, None if never; ``standstill``: for how many seconds the protocol has taken none of the
+    events that wait; ``worst_delay``: of the event loop lately, in seconds; ``epsilon``: what the ledger
+    comes to now, None if that is not known.
     """
 
     status: Status
@@ -57,6 +58,7 @@ class Sources:
     traffic: Callable[[], Traffic]
     queued: Callable[[], int]
     backlog: Callable[[], int]
+    standstill: Callable[[], float]
     ticket_expires: Callable[[], float | None]
     worst_delay: Callable[[], float]
     epsilon: Callable[[], float | None]
@@ -168,6 +170,11 @@ class _Live(Collector):
             ("excluded_peers", "Members that this node refuses for good.", sources.excluded()),
             ("outbox_bytes", "Messages waiting to be sent.", sources.queued()),
             ("backlog_events", "Events waiting for the protocol.", sources.backlog()),
+            (
+                "protocol_standstill_seconds",
+                "For how long the protocol has taken none of the events that wait; 0 if none does.",
+                sources.standstill(),
+            ),
             (
                 "event_loop_delay_worst_seconds",
                 "The latest wake-up of the last minute or two.",

@@ -23,7 +23,7 @@ from p2pfl.node.monitoring.metrics import Metrics, Sources, open_files, resident
 from p2pfl.node.monitoring.notify import Notifier
 from p2pfl.node.monitoring.status import Status
 from p2pfl.node.monitoring.status_server import Page, StatusServer, read_token
-from p2pfl.node.monitoring.watchdog import Watchdog
+from p2pfl.node.monitoring.watchdog import STALLED_SECONDS, Watchdog, tell_of_standstill
 from p2pfl.node.shell import Work
 from p2pfl.node.storage.receipts import RoundOutcome
 from p2pfl.node.transport.network import Transport
@@ -37,6 +37,7 @@ EPSILON_SECONDS = 3.0
 """How long a page waits for the accountant before it goes without epsilon."""
 EXAMINATION_SECONDS = 4.0
 """Until a page says which members have not answered; less than status pages may take."""
+_STALLED = Page(b"stalled\n", status=503)
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -68,7 +69,8 @@ class Observer:
             excluded=lambda: len(admission.excluded),
             traffic=transport.traffic,
             queued=lambda: transport.queued,
-            backlog=lambda: self._backlog(),
+            backlog=self._waiting,
+            standstill=lambda: transport.standstill,
             ticket_expires=lambda: admission.expires,
             worst_delay=lambda: self._watchdog.worst,
             epsilon=lambda: self._epsilon,
@@ -88,6 +90,7 @@ class Observer:
         """Watch until cancelled. Raises NetworkError if the status pages cannot be served."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watchdog.run)
+            nursery.start_soon(tell_of_standstill, lambda: self._transport.standstill, self._waiting)
             nursery.start_soon(self.notifier.keep_telling, self._in_one_line)
             if self._endpoint is not None:
                 where = await nursery.start(self._server.run, self._endpoint)
@@ -107,8 +110,15 @@ class Observer:
         return Metered(work, self._metrics)
 
     def watch_backlog(self, backlog: Callable[[], int]) -> None:
-        """``backlog`` counts the events that wait for the protocol."""
+        """``backlog`` counts the events that wait for the protocol, beside those in the transport."""
         self._backlog = backlog
+
+    def _waiting(self) -> int:
+        return self._transport.waiting + self._backlog()
+
+    @property
+    def _stalled(self) -> bool:
+        return self._transport.standstill > STALLED_SECONDS
 
     async def _show_metrics(self) -> Page:
         self._epsilon = await self._epsilon_now()
@@ -147,9 +157,11 @@ class Observer:
         )
 
     async def _show_health(self) -> Page:
-        return Page(b"ok\n")
+        return _STALLED if self._stalled else Page(b"ok\n")
 
     async def _show_ready(self) -> Page:
+        if self._stalled:
+            return _STALLED
         phase = self._status.phase
         return Page(f"{phase}\n".encode(), status=503 if phase == "starting" else 200)
 
@@ -167,4 +179,5 @@ class Observer:
     def _in_one_line(self) -> str:
         status, here = self._status, len(self._transport.connected)
         where = f"round {status.round}, " if status.phase == "learning" else ""
-        return f"{status.phase}, {where}{here} members connected"
+        phase = "stalled" if self._stalled else status.phase
+        return f"{phase}, {where}{here} members connected"

@@ -4,6 +4,10 @@ A member counts for a round that this node completed if the round's epoch knew i
 it is a survivor or *missed* the round, or did not know it at all: whoever publishes no presence misses all
 rounds. One that was drawn into another group counts for neither: this node cannot tell. Rounds without a sum
 count for nobody, since this node may have been the one that was away.
+
+A newcomer is on the roster, and drawn into groups, before it has loaded what it trains with and taken over
+the model: where rounds take less than a second it misses several. They count in all, but nobody is to be
+asked about them: what it misses in NEW_SECONDS, before it ever took part, is not among its recent rounds.
 """
 
 from collections import deque
@@ -20,12 +24,14 @@ LOW: Final = 0.5
 """Whoever took part in a smaller share of them is missed, loudly."""
 LEAST: Final = 5
 """Rounds that must count for a member before anything is said."""
+NEW_SECONDS: Final = 60.0
+"""After the first round that counts for a member, in which it is given time to come."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """``peer`` took part in ``recent`` of the last ``recent_of`` rounds that counted for it, and in ``took``
-    of ``of`` in all.
+    """``peer`` took part in ``recent`` of the last ``recent_of`` rounds that counted for it, but for those
+    before it had come, and in ``took`` of ``of`` in all.
     """
 
     peer: PeerId
@@ -66,6 +72,7 @@ class Participation:
         self._here: frozenset[PeerId] = frozenset()
         self._took: dict[PeerId, list[int]] = {peer: [0, 0] for peer in listed}
         self._recent: dict[PeerId, deque[bool]] = {}
+        self._since: dict[PeerId, float] = {}
 
     @classmethod
     def of(
@@ -82,7 +89,7 @@ class Participation:
             while ahead and ahead[0].first_round <= receipt.round:
                 found.enter(ahead.popleft().members)
             if receipt.completed:
-                found.count(receipt.group, receipt.survivors)
+                found.count(receipt.group, receipt.survivors, receipt.ended)
         for population in ahead:
             found.enter(population.members)
         return found
@@ -93,8 +100,8 @@ class Participation:
         for peer in members:
             self._took.setdefault(peer, [0, 0])
 
-    def count(self, group: Collection[PeerId], survivors: Collection[PeerId]) -> None:
-        """A round of ``group`` was completed here."""
+    def count(self, group: Collection[PeerId], survivors: Collection[PeerId], ended: float) -> None:
+        """A round of ``group`` was completed here, at ``ended`` (seconds since 1970)."""
         for peer in group:
             self._took.setdefault(peer, [0, 0])
         elsewhere = self._here - set(group)
@@ -104,7 +111,9 @@ class Participation:
             took = peer in survivors
             counts[0] += took
             counts[1] += 1
-            self._recent.setdefault(peer, deque(maxlen=RECENT)).append(took)
+            new = 0 <= ended - self._since.setdefault(peer, ended) < NEW_SECONDS
+            if counts[0] or not new:
+                self._recent.setdefault(peer, deque(maxlen=RECENT)).append(took)
 
     def leave(self, peer: PeerId) -> None:
         """From now on ``peer`` is gone."""

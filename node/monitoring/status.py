@@ -12,6 +12,7 @@ from pathlib import Path
 from p2pfl.node.config import Endpoint
 from p2pfl.node.errors import StorageError, reason_of
 from p2pfl.node.storage.atomic_file import write_atomically
+from p2pfl.node.storage.regular_file import regular_only
 
 FILE = "status.json"
 PHASES = ("starting", "waiting", "learning", "done")
@@ -79,7 +80,8 @@ def read_status(directory: Path) -> Status:
     """What the node in ``directory`` last said. Raises StorageError unless that is there, and is that."""
     path, again = directory / FILE, "start the node: it writes this file anew"
     try:
-        return Status(**json.loads(path.read_text(encoding="utf-8")))
+        with open(path, encoding="utf-8", opener=regular_only) as file:
+            return Status(**json.load(file))
     except OSError as error:
         raise StorageError(f"cannot read {path}: {reason_of(error)}", again) from None
     except (ValueError, TypeError):

@@ -20,6 +20,7 @@ import trio
 
 from p2pfl.node.config import Endpoint
 from p2pfl.node.errors import ConfigError, NetworkError, reason_of
+from p2pfl.node.storage.regular_file import regular_only
 
 if TYPE_CHECKING:  # libp2p's requirements bring stubs of trio that do not know trio.TaskStatus
     from trio_typing import TaskStatus
@@ -174,7 +175,7 @@ def read_token(path: Path) -> bytes:
     """The token in ``path``, without the line's end. Raises ConfigError if it is none, or open to others."""
     hint = f"make one: (umask 077; openssl rand -hex 32 > {path})"
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             token = file.read(_MOST_TOKEN + 1).strip()
             open_to_others = os.fstat(file.fileno()).st_mode & 0o077
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How late the event loop is, and what kept it.
+"""How late the event loop is, and what kept it; and whether the protocol handles what comes.
 
 Training, SQLite and long sums run on other threads, but all of them share Python's lock, and one long call on
 the loop keeps everybody waiting: deadlines, peers, health checks. A task measures how late it wakes; a thread
@@ -23,6 +23,9 @@ LATE_SECONDS = 0.25
 SWITCH_SECONDS = 0.001
 """How long a thread may keep Python's lock while another one waits. Python's own 5 ms make every wake-up of
 the loop as late as that while a thread computes in Python, such as the accountant's."""
+STALLED_SECONDS = 30.0
+"""From here on a protocol that takes no event although one waits counts as dead."""
+_LOOK_SECONDS = 1.0
 _MINUTE = 60.0
 _LOOP = "trio._core._run"
 
@@ -79,6 +82,25 @@ class Watchdog:
             if delay > self._late and beat != told:
                 told = beat
                 log.warning("the event loop has stood still for %.2f s: %s", delay, _what_runs(loop))
+
+
+async def tell_of_standstill(standstill: Callable[[], float], waiting: Callable[[], int]) -> None:
+    """Say once of every ``standstill`` of the protocol, in seconds, that it lasts too long, and once that it
+    is over; until cancelled. ``waiting``: events that wait meanwhile.
+    """
+    stalled = False
+    while True:
+        await trio.sleep(_LOOK_SECONDS)
+        before, stalled = stalled, standstill() > STALLED_SECONDS
+        if stalled and not before:
+            log.error(
+                "the protocol has handled nothing for %.0f s although %d events wait: this node takes part in"
+                " no round; if it does not recover, restart it, and report what the log says",
+                standstill(),
+                waiting(),
+            )
+        if before and not stalled:
+            log.warning("the protocol handles events again")
 
 
 def _what_runs(loop: int) -> str:

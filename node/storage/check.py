@@ -20,12 +20,12 @@ from p2pfl.node.errors import NetworkError, StorageError, UserError
 from p2pfl.node.membership.admission import FederationAdmission
 from p2pfl.node.membership.joining import known_federation
 from p2pfl.node.membership.network_key import read_key
+from p2pfl.node.membership.rotation import settled_identity
 from p2pfl.node.monitoring.status import FILE as STATUS
 from p2pfl.node.monitoring.status import read_status
 from p2pfl.node.monitoring.status_server import read_token
 from p2pfl.node.start import APART, check_files, load_records, require_ledger, require_same_share
 from p2pfl.node.storage.database import DATABASE, Database
-from p2pfl.node.storage.identity_file import load_identity
 from p2pfl.node.storage.migration import VERSION
 from p2pfl.node.storage.store import Store
 
@@ -88,7 +88,7 @@ class _Look:
             return Checked(name, error.what, error.hint, int(error.exit_code))
 
     def identity(self) -> str:
-        self._identity = load_identity(self.config.identity)
+        self._identity = settled_identity(self.config.identity)
         return f"{self._identity.peer_id}"
 
     def modes(self) -> str:

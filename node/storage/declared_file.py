@@ -16,6 +16,7 @@ from p2pfl.gossip.manifest import MAX_PARAMETERS
 from p2pfl.gossip.model_layers import Parts
 from p2pfl.node.errors import DataError, reason_of
 from p2pfl.node.storage.own_file import is_own
+from p2pfl.node.storage.regular_file import regular_only
 
 MOST_BYTES = 8 * MAX_PARAMETERS + (1 << 20)
 """Of such a file: the largest model in float64, and a header."""
@@ -32,7 +33,7 @@ def read_declared_tensors(
     safetensors file, is marked as one node's own, or holds anything but finite floats.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             data = file.read(most_bytes + 1)
     except OSError as error:
         hint = "check the path and its permissions; the manifest names the file by its SHA-256"
@@ -97,7 +98,7 @@ def require_shape(tensors: Tensors, name: str, shape: tuple[int, ...]) -> None:
 def digest_of_file(path: Path) -> str:
     """SHA-256 of ``path`` in hexadecimal, as a manifest names it. Raises DataError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         what = f"{path}: cannot be read: {reason_of(error)}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from p2pfl.crypto.identity import KEY_MARK, Identity
 from p2pfl.node.errors import IdentityError, reason_of
 from p2pfl.node.storage.atomic_file import write_atomically
+from p2pfl.node.storage.regular_file import regular_only
 
 PREFIX = f"{KEY_MARK}1"
 _MAX_BYTES = 4096
@@ -48,21 +49,17 @@ def load_identity(path: Path) -> Identity:
     Raises IdentityError if it is missing, damaged, or readable by others.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(path, "rb", opener=regular_only) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         hint = f"if there was one, put your copy back; else {_NEW}"
         raise IdentityError(f"{path}: no identity file here", hint) from None
     except OSError as error:
         raise IdentityError(
-            f"{path}: cannot be read: {reason_of(error)}", "run as the user who owns the file"
+            f"{path}: cannot be read: {reason_of(error)}",
+            "name the identity file itself, and run as the user who owns it",
         ) from None
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise IdentityError(f"{path}: not a regular file", "name the identity file itself")
-        data = os.read(descriptor, _MAX_BYTES + 1)
-    finally:
-        os.close(descriptor)
     # What the file is comes before who may read it: a ticket is everybody's, and chmod would not help.
     _require_key(path, data)
     if mode & 0o077:

@@ -5,6 +5,7 @@ from pathlib import Path
 from p2pfl.crypto.identity import holds_secret_key
 from p2pfl.gossip.manifest import MAX_BYTES, Manifest, ManifestError, decode_manifest_untrusted, from_toml
 from p2pfl.node.errors import ManifestProblem, reason_of
+from p2pfl.node.storage.regular_file import regular_only
 
 _TICKET = b"p2pfl-ticket-"
 
@@ -43,7 +44,7 @@ def read_manifest_toml(path: Path, backbone: str = "", initial: str = "") -> Man
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         hint = "check the path of the federation's file; an id would be 64 hexadecimal digits"

@@ -15,6 +15,7 @@ from p2pfl.gossip.manifest import Manifest
 from p2pfl.node.errors import DataError, reason_of
 from p2pfl.node.privacy import dimension
 from p2pfl.node.storage.own_file import MARK
+from p2pfl.node.storage.regular_file import regular_only
 
 _HEADER_BYTES = 1 << 20
 
@@ -27,7 +28,7 @@ def read_model(path: Path, manifest: Manifest) -> tuple[NDArray[np.float64], NDA
     """
     sizes = {"parameters": dimension(manifest, "training"), "statistics": dimension(manifest, "statistics")}
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             data = file.read(8 * sum(sizes.values()) + _HEADER_BYTES)
         tensors = load(data)
     except OSError as error:

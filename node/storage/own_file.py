@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 
 from p2pfl.node.errors import StorageError, reason_of
 from p2pfl.node.storage.atomic_file import write_atomically
+from p2pfl.node.storage.regular_file import regular_only
 
 PRIVATE = "private.safetensors"
 PERSONAL = "personal.safetensors"
@@ -40,7 +41,8 @@ def read_own(path: Path, sizes: Mapping[str, int]) -> Vectors | None:
     """
     remedy = "remove it: the node then begins this part of its model anew"
     try:
-        found = load(path.read_bytes())
+        with open(path, "rb", opener=regular_only) as file:
+            found = load(file.read())
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -64,7 +66,7 @@ def is_own(path: Path) -> bool:
 
 def metadata_of(path: Path) -> Mapping[str, object]:
     """What the safetensors file ``path`` says of itself; nothing, if it is none. Raises OSError."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular_only) as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= _MOST_HEADER else b""
     try:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from p2pfl.gossip.manifest import ImageTask
 from p2pfl.node.errors import DataError, reason_of
+from p2pfl.node.storage.regular_file import regular_only
 
 Array = NDArray[np.generic]
 
@@ -85,7 +86,7 @@ def scaled_pictures(pictures: Array, task: ImageTask) -> NDArray[np.float32]:
 
 def _label_array(path: Path, most: int) -> Array:
     """Beside MNIST's train-images-idx3-ubyte.gz lies train-labels-idx1-ubyte.gz."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular_only) as file:
         if file.read(len(_ZIP)) == _ZIP:
             return _array(path, "labels", most, 1)
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
@@ -98,7 +99,7 @@ def _label_array(path: Path, most: int) -> Array:
 
 def _array(path: Path, name: str, most: int, each: int) -> Array:
     """Of at most ``most`` records with ``each`` numbers in an IDX file, before any is read."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular_only) as file:
         start = file.read(len(_NUMPY))
     if start == _NUMPY:
         found: Array = np.load(path, allow_pickle=False, mmap_mode="r")
@@ -203,7 +204,7 @@ def _opened(files: list[Path], task: ImageTask) -> Array:
     pictures = np.zeros(shape, np.uint8)
     for position, file in enumerate(files):
         try:
-            with Image.open(file) as image:
+            with open(file, "rb", opener=regular_only) as opened, Image.open(opened) as image:
                 if image.size != (task.width, task.height):
                     what = (
                         f"{image.height} × {image.width} pixels, not {task.height} × {task.width} as declared"

@@ -14,6 +14,7 @@ from typing import NoReturn, TextIO
 from p2pfl.gossip.manifest import Column, TabularTask
 from p2pfl.gossip.records import shown
 from p2pfl.node.errors import DataError, reason_of
+from p2pfl.node.storage.regular_file import regular_only
 from p2pfl.node.training.parquet import PARQUET, parquet_rows
 
 
@@ -132,7 +133,7 @@ def open_rows(path: Path) -> Iterator[Rows]:
         if _starts_with(path, PARQUET):
             yield Rows(path, parquet_rows(path))
             return
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="", opener=regular_only) as file:
             yield Rows(path, _csv_rows(file))
     except OSError as error:
         hint = "check the path and its permissions"
@@ -151,5 +152,5 @@ def _csv_rows(file: TextIO) -> Iterator[tuple[str, list[str]]]:
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular_only) as file:
         return file.read(len(magic)) == magic

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from p2pfl.gossip.manifest import ImageTask, OutsideTask, PluginTask, TabularTask, TaskSpec, TextTask
 from p2pfl.node.errors import DataError, reason_of
 from p2pfl.node.privacy import MAX_RECORDS
+from p2pfl.node.storage.regular_file import regular_only
 from p2pfl.node.training.images import load_pictures
 from p2pfl.node.training.rows import Rows, open_rows
 from p2pfl.node.training.text import load_text
@@ -81,7 +82,7 @@ def check_readable(path: Path) -> None:
             return
     if not path.is_dir():
         try:
-            path.open("rb").close()
+            open(path, "rb", opener=regular_only).close()
         except OSError as error:
             hint = "check the path and its permissions"
             raise DataError(f"{path}: cannot be read: {reason_of(error)}", hint) from None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from p2pfl.gossip.manifest import TextTask
 from p2pfl.gossip.records import shown
 from p2pfl.node.errors import DataError, reason_of
+from p2pfl.node.storage.regular_file import regular_only
 
 PADDING: Final = -1
 """The target of a place in a record that has no character."""
@@ -77,7 +78,8 @@ def _pieces(lines: list[str], task: TextTask) -> Iterator[tuple[int, str]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig", opener=regular_only) as file:
+            return file.read()
     except OSError as error:
         hint = "check the path and its permissions"
         raise DataError(f"{path}: cannot be read: {reason_of(error)}", hint) from None

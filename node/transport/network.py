@@ -236,6 +236,16 @@ class Transport:
         """
         return self._queue
 
+    @property
+    def waiting(self) -> int:
+        """How many :attr:`events` wait to be received."""
+        return self._queue.waiting
+
+    @property
+    def standstill(self) -> float:
+        """For how many seconds nobody has come back for the events that wait; 0 if none does."""
+        return self._queue.standstill
+
     def traffic(self, peer: PeerId | None = None) -> Traffic:
         """Bytes exchanged since the start with ``peer``, or with everybody ever admitted."""
         total = Traffic()

@@ -7,6 +7,7 @@ When a link that carries messages ends, so does the session, because what was on
 connecting and disconnecting there is never a gap.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -180,6 +181,7 @@ class EventQueue(trio.abc.ReceiveChannel[TransportEvent]):
         self._events: deque[TransportEvent] = deque()
         self._messages = self._bytes = 0
         self._closed = False
+        self._away_since = math.inf
         self._turn = trio.StrictFIFOLock()
         self._filled = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
@@ -194,6 +196,18 @@ class EventQueue(trio.abc.ReceiveChannel[TransportEvent]):
     def crowded(self) -> bool:
         """Whether too much other than messages waits for whoever receives."""
         return len(self._events) - self._messages >= MAX_COMINGS_QUEUED
+
+    @property
+    def waiting(self) -> int:
+        """How many events there are."""
+        return len(self._events)
+
+    @property
+    def standstill(self) -> float:
+        """For how many seconds who receives has not come back for what is here; 0 while nothing is, or
+        before the first time.
+        """
+        return max(0.0, trio.current_time() - self._away_since) if self._events else 0.0
 
     async def put_message(self, event: MessageReceived) -> None:
         """Add a message once there is room; one alone always has it."""
@@ -210,6 +224,7 @@ class EventQueue(trio.abc.ReceiveChannel[TransportEvent]):
 
     async def receive(self) -> TransportEvent:
         """The next event. Raises trio.EndOfChannel once the queue is closed and empty."""
+        self._away_since = math.inf
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._events:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -222,6 +237,7 @@ class EventQueue(trio.abc.ReceiveChannel[TransportEvent]):
             self._messages -= 1
             self._bytes -= len(event.data)
             self._room.unpark_all()
+        self._away_since = trio.current_time()
         return event
 
     def close(self) -> None:

@@ -66,7 +66,10 @@ def test_a_good_ticket_admits_until_it_expires() -> None:
     check(TICKET, MANIFEST, NOW, peer=NEWCOMER.peer_id)
     check(TICKET, MANIFEST, NOW + 86_399.9, peer=NEWCOMER.peer_id)
     check_holder(TICKET, MANIFEST.digest, NOW, peer=NEWCOMER.peer_id)
-    assert refused(TICKET, now=NOW + 86_400) == "it expired 1 min ago"
+    assert refused(TICKET, now=NOW + 86_400) == "it expired 1 s ago"
+    assert refused(TICKET, now=NOW + 86_402.9) == "it expired 2 s ago"
+    assert refused(TICKET, now=NOW + 86_400 + 119.9) == "it expired 119 s ago"
+    assert refused(TICKET, now=NOW + 86_400 + 120) == "it expired 2 min ago"
     assert refused(TICKET, now=NOW + 86_400 * 2) == "it expired 24 h ago"
     assert refused(TICKET, now=NOW + 86_400 * 11) == "it expired 10 days ago"
 

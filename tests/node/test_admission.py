@@ -21,6 +21,7 @@ from p2pfl.node.membership.admission import (
     MAX_PROVISIONAL,
     FederationAdmission,
     Greeting,
+    read_tickets,
 )
 from p2pfl.node.transport.types import MAX_GREETING, MAX_REASON
 
@@ -330,16 +331,16 @@ def test_a_renewed_file_is_shown_and_a_spoilt_one_is_not(clock: Clock, tmp_path:
     path.write_text(ticket(GUEST, days=1))
     own = FederationAdmission(MANIFEST.digest, GUEST.peer_id, path, MANIFEST, clock)
     assert own.expires == NOW + 86_400
-    assert not own.renew()
+    assert not own.renew(read_tickets(path))
     path.write_text(f"{ticket(GUEST, days=1)}\n{ticket(GUEST, days=30)}\n")
-    assert own.renew()
+    assert own.renew(read_tickets(path))
     assert (own.expires, own.shown_ticket) == (NOW + 30 * 86_400, ticket(GUEST, days=30))
     path.write_text(ticket(STRANGER))
     with pytest.raises(TicketProblem, match=f"^federation.ticket: {path}: .*another peer"):
-        own.renew()
+        own.renew(read_tickets(path))
     path.write_text(ticket(GUEST, by=STRANGER))
     with pytest.raises(TicketProblem, match=f"^federation.ticket: {path}: .*not named"):
-        own.renew()
+        own.renew(read_tickets(path))
     assert own.shown_ticket == ticket(GUEST, days=30)
 
 
@@ -389,7 +390,7 @@ def test_a_renewed_ticket_is_shown_without_what_came_before_it(clock: Clock, tmp
     own = FederationAdmission(MANIFEST.digest, STRANGER.peer_id, path, MANIFEST, clock, chain)
     assert own.shown_ticket == str(Credentials((parse_ticket_untrusted(ticket(GUEST)),), chain))
     path.write_text(ticket(STRANGER, days=30))
-    assert own.renew()
+    assert own.renew(read_tickets(path))
     assert own.shown_ticket == ticket(STRANGER, days=30)
     assert own.succession == Credentials((parse_ticket_untrusted(ticket(STRANGER, days=30)),))
     both = f"{chain[0]} {ticket(STRANGER)}"

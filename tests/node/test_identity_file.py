@@ -71,9 +71,9 @@ def test_a_missing_one_is_named(tmp_path: Path) -> None:
 
 def test_directories_and_pipes_are_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir(mode=0o700)
-    assert "not a regular file" in reason(tmp_path / "dir")
+    assert "is a directory" in reason(tmp_path / "dir")
     os.mkfifo(tmp_path / "pipe", 0o600)
-    assert "not a regular file" in reason(tmp_path / "pipe")
+    assert "it is a pipe" in reason(tmp_path / "pipe")
 
 
 @given(st.data())

@@ -44,6 +44,7 @@ def sources(directory: Path, status: Status) -> Sources:
         traffic=lambda: Traffic(wire_sent=7, wire_received=8),
         queued=lambda: 9,
         backlog=lambda: 1,
+        standstill=lambda: 0.0,
         ticket_expires=lambda: None,
         worst_delay=lambda: 0.25,
         epsilon=lambda: status.epsilon,

@@ -18,7 +18,13 @@ from p2pfl.gossip.rehearsal import Rehearsal
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism, epsilon
 from p2pfl.node.errors import StorageError
-from p2pfl.node.monitoring.participation import LEAST, RECENT, Participation, missed_on_the_whole
+from p2pfl.node.monitoring.participation import (
+    LEAST,
+    NEW_SECONDS,
+    RECENT,
+    Participation,
+    missed_on_the_whole,
+)
 from p2pfl.node.storage.last_signed import LastSigned, require_newest, round_in
 from p2pfl.node.storage.receipts import Agreement, Entry, Kept, Receipt, RoundOutcome
 from p2pfl.node.storage.store import Store
@@ -159,46 +165,65 @@ def test_whoever_is_missing_counts_as_missing_even_if_no_epoch_knows_it() -> Non
     counted = Participation(A, listed=(A, B, C, D))
     counted.enter((A, B, C, D))
     for _ in range(10):
-        counted.count((A, B, C, D), (A, B, C, D))
+        counted.count((A, B, C, D), (A, B, C, D), 0)
     counted.enter((A, B, C))
     for _ in range(RECENT):
-        counted.count((A, B, C), (A, B))
+        counted.count((A, B, C), (A, B), 0)
     assert took(counted) == {B: (30, 30), C: (10, 30), D: (10, 30)}
     assert {share.peer for share in counted.shares() if share.low} == {C, D}
     told = missed_on_the_whole([share.as_dict() for share in counted.shares()])
     assert told.startswith("2 members took part in less than half of the rounds")
     assert B not in told
     for _ in range(RECENT):
-        counted.count((A, B, C), (A, B, C))
+        counted.count((A, B, C), (A, B, C), 0)
     assert {share.peer for share in counted.shares() if share.low} == {D}
 
 
 def test_rounds_of_other_groups_and_of_before_count_for_nobody() -> None:
     counted = Participation(A)
     counted.enter((A, B, C, D))
-    counted.count((A, B), (A, B))
+    counted.count((A, B), (A, B), 0)
     counted.enter((A, B, C, D, E))
-    counted.count((A, C, E), (A, C, E))
+    counted.count((A, C, E), (A, C, E), 0)
     assert took(counted) == {B: (1, 1), C: (1, 1), D: (0, 0), E: (1, 1)}
 
 
 def test_nobody_asks_after_who_is_gone_for_good() -> None:
     counted = Participation(A, listed=(A, B, C), gone=(C,))
-    for _ in range(RECENT):
-        counted.count((A,), (A,))
+    for minute in range(RECENT):
+        counted.count((A,), (A,), 60 * minute)
     assert [share.peer for share in counted.shares() if share.low] == [B]
     counted.leave(B)
-    counted.count((A,), (A,))
+    counted.count((A,), (A,), 60 * RECENT)
     assert counted.shares() == []
 
 
 def test_nobody_is_missed_after_a_round_or_two() -> None:
     counted = Participation(A, listed=(A, B))
-    for _ in range(LEAST - 1):
-        counted.count((A,), (A,))
+    for minute in range(LEAST):
+        counted.count((A,), (A,), 60 * minute)
     assert [share.low for share in counted.shares()] == [False]
-    counted.count((A,), (A,))
+    counted.count((A,), (A,), 60 * LEAST)
     assert [share.low for share in counted.shares()] == [True]
+
+
+def test_a_newcomer_has_a_minute_to_come() -> None:
+    quick, slow = Participation(A), Participation(A)
+    for counted in (quick, slow):
+        counted.enter((A, B))
+        for second in range(LEAST):
+            counted.count((A, B), (A,), 1000 + second)
+            assert not counted.shares()[0].low
+    quick.count((A, B), (A, B), 1010)
+    for second in range(LEAST):
+        quick.count((A, B), (A,), 1011 + second)
+    (share,) = quick.shares()
+    assert (share.recent, share.recent_of, share.took, share.of) == (1, 1 + LEAST, 1, 1 + 2 * LEAST)
+    assert share.low, "once it took part it is missed like any other"
+    for second in range(LEAST):
+        assert not slow.shares()[0].low
+        slow.count((A, B), (A,), 1000 + NEW_SECONDS + second)
+    assert slow.shares()[0].low
 
 
 def test_it_follows_from_the_receipts_after_a_restart(tmp_path: Path) -> None:
@@ -208,7 +233,7 @@ def test_it_follows_from_the_receipts_after_a_restart(tmp_path: Path) -> None:
             store.enter_epoch(round, here)
             store.enter_epoch(round, here)
             counted.enter(here)
-            counted.count(here, here)
+            counted.count(here, here, 0)
             store.record_round(RoundOutcome(round, "training", here, here, "", True, 0), Course(here))
         store.record_round(RoundOutcome(9, "training", (), (), "alone", True, 0), Course((A, B, C)))
     with Store.open(tmp_path, Identity.from_seed(bytes([1]) * 32), readonly=True) as store:

@@ -14,7 +14,7 @@ from p2pfl.gossip.successions import MAX_SUCCESSIONS, succeed
 from p2pfl.node.config import NodeConfig, load_config
 from p2pfl.node.errors import IdentityError, StorageError
 from p2pfl.node.membership import rotation
-from p2pfl.node.membership.rotation import issuer_key, next_key, require_settled, rotate
+from p2pfl.node.membership.rotation import issuer_key, next_key, rotate, settled_identity
 from p2pfl.node.storage.identity_file import load_identity, save_identity
 from p2pfl.node.storage.journal import Journal
 from p2pfl.node.storage.store import Store
@@ -71,7 +71,7 @@ def test_the_ledger_goes_on_under_the_new_key(tmp_path: Path) -> None:
         assert len(store.charges()) == CHARGES + 1
     with pytest.raises(StorageError, match="changed after it was written"):
         Store.open(config.state, OLD)
-    require_settled(config.identity)
+    settled_identity(config.identity)
     assert not issuer_key(config.identity).exists()
 
 
@@ -115,7 +115,7 @@ def test_cut_off_anywhere_it_is_finished_by_the_same_command(tmp_path: Path) -> 
         begun = next_key(config.identity).exists() and load_identity(next_key(config.identity)).peer_id
         if begun:
             with pytest.raises(IdentityError, match="begun and not finished"):
-                require_settled(config.identity)
+                settled_identity(config.identity)
         if not begun and load_identity(config.identity).peer_id != OLD.peer_id:
             continue  # it was done but for making the name durable
         succession = rotate(config, random)
@@ -146,7 +146,7 @@ def test_a_key_is_changed_so_often_and_no_more(tmp_path: Path) -> None:
         assert store.successions() == tuple(reversed(made))
     with pytest.raises(IdentityError, match="the most there is"):
         rotate(config, random)
-    require_settled(config.identity)  # and nothing was begun
+    settled_identity(config.identity)  # and nothing was begun
 
 
 def test_a_key_that_issues_tickets_is_kept_for_that(tmp_path: Path) -> None:

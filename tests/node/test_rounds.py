@@ -26,6 +26,7 @@ from p2pfl.node.errors import NetworkError, StorageError
 from p2pfl.node.evaluations import measured
 from p2pfl.node.learner import Learner
 from p2pfl.node.membership.catch_up import Summary
+from p2pfl.node.monitoring.participation import NEW_SECONDS
 from p2pfl.node.privacy import dimension, stage_plan
 from p2pfl.node.released import Released
 from p2pfl.node.rounds import OneThread, Rounds, participation, status_at_start
@@ -416,7 +417,7 @@ def test_who_contradicted_itself_is_written_down_before_its_connection_ends(
     assert store.evidence() == []
     assert ("new identity" in caplog.text) == (accused is IDENTITY)
     took_part = participation(manifest("none"), store, PeerId("A"))
-    took_part.count((accused.peer_id, PeerId("B")), (PeerId("B"),))
+    took_part.count((accused.peer_id, PeerId("B")), (PeerId("B"),), 0)
     assert [share.peer for share in took_part.shares()] == ["B"], "who is excluded is not asked after"
 
 
@@ -460,11 +461,12 @@ def test_who_is_missed_is_said_once_and_when_it_is_back(
     agreed, learner = manifest("none"), Played(released=OURS)
     status = status_at_start(IDENTITY.peer_id, agreed.digest, store)
     made = (agreed, cast(Learner, learner), store, status, OneThread(), None)
-    work = Rounds(*made, lambda: (), lambda peer: None)  # type: ignore[arg-type]
+    work = Rounds(*made, lambda: (), lambda peer: None, trio.current_time)  # type: ignore[arg-type]
     group = (IDENTITY.peer_id, PEERS[1])
 
     async def main() -> None:
-        for round, survivors in enumerate([group[:1]] * 8 + [group] * 12):
+        for round, survivors in enumerate([group[:1]] * 25 + [group] * 12):
+            await trio.sleep(0.1 if round < 17 else NEW_SECONDS)
             total = np.zeros(1, dtype=np.uint32)
             await work.completed(Completed(round, "training", total, survivors, group, thresholds(3, 1)))
 
@@ -473,6 +475,6 @@ def test_who_is_missed_is_said_once_and_when_it_is_back(
     said = [record.message for record in caplog.records if PEERS[1] in record.message]
     said = [message for message in said if "completed with" not in message]
     assert len(said) == 2
-    assert said[0].startswith(f"missed: {PEERS[1]} took part in 0 of the last 5 rounds")
+    assert said[0].startswith(f"missed: {PEERS[1]} took part in 0 of the last 5 rounds, in 0 of 22 in all")
     assert said[1] == f"peer {PEERS[1]} takes part again"
     assert status.participation[0]["took"] == 12

@@ -23,15 +23,17 @@ from p2pfl.node.config import Endpoint, NodeConfig, load_config
 from p2pfl.node.doctor import directory as directory_checks
 from p2pfl.node.doctor import examine_node, findings, machine, members, rounds
 from p2pfl.node.doctor.known import Ended, Known
-from p2pfl.node.errors import ExitCode
+from p2pfl.node.errors import ExitCode, IdentityError
 from p2pfl.node.examination import REQUEST as EXAMINATION
 from p2pfl.node.examination import Examined, Examiner
 from p2pfl.node.finding.dialback import REQUEST as DIALBACK
 from p2pfl.node.finding.dialback import Dialback
 from p2pfl.node.membership.admission import FederationAdmission
+from p2pfl.node.membership.rotation import next_key
 from p2pfl.node.monitoring.participation import Share
 from p2pfl.node.monitoring.status import Status
 from p2pfl.node.monitoring.status_server import Page, StatusServer
+from p2pfl.node.start import prepared
 from p2pfl.node.storage.check import Checked
 from p2pfl.node.storage.identity_file import save_identity
 from p2pfl.node.storage.lock import locked
@@ -330,10 +332,49 @@ def test_free_memory_is_the_least_of_machine_and_container(tmp_path: Path) -> No
 
 def test_a_clock_that_is_behind_what_was_written() -> None:
     STATE.mkdir()
+    assert machine.clock(known(), machine.last_written(known()), members_agree=False).state == "skipped"
     (STATE / "status.json").touch()
-    assert machine.clock(known()).state == "ok"
-    assert machine.clock(known(), lambda: time.time() - 60).exit_code == ExitCode.CLOCK
-    assert machine.clock(known(rounds=[Ended(1, int(time.time()) + 99, "")])).exit_code == ExitCode.CLOCK
+    written = machine.last_written(known())
+    assert machine.clock(known(), written, members_agree=False).state == "ok"
+    behind = machine.clock(known(), written, members_agree=False, now=lambda: written - 227)
+    assert (behind.state, behind.exit_code) == ("failure", ExitCode.CLOCK)
+    assert machine.last_written(known(rounds=[Ended(1, int(written) + 99, "")])) == int(written) + 99
+
+
+def test_files_from_when_the_clock_was_ahead_are_no_failure_if_members_agree(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    STATE.mkdir()
+    (STATE / "status.json").touch()
+    os.utime(STATE / "status.json", (time.time() + 227,) * 2)
+    status, found = doctor(capsys)
+    assert (status, found["clock"]["state"], found["clocks"]["state"]) == (
+        ExitCode.CLOCK,
+        "failure",
+        "skipped",
+    )
+    with member() as address:
+        write_config(f'bootstrap = ["{address}"]')
+        status, found = doctor(capsys)
+    assert (status, found["clock"]["state"], found["clocks"]["state"]) == (0, "warning", "ok")
+    assert "from when it was ahead" in found["clock"]["said"]
+
+
+def test_a_change_of_keys_that_was_not_finished_is_what_the_node_would_end_with(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_identity(next_key(Path("identity.key")), OTHER)
+    write_config(f'bootstrap = ["/ip4/127.0.0.1/tcp/{free_port()}/p2p/{OTHER.peer_id}"]')
+    config = load_config(Path("node.toml"), {}, {})
+    with pytest.raises(IdentityError) as ends, prepared(config):
+        pass
+    status, found = doctor(capsys)
+    one = found["identity"]
+    assert (status, one["state"], one["hint"]) == (ends.value.exit_code, "failure", ends.value.hint)
+    assert f"identity: {one['said']}" == ends.value.what
+    assert found["members"]["state"] == "skipped", "nobody is shown the old key"
+    assert cli.main(["node", "--check", "--config", "node.toml"]) == status
+    assert f"identity: WRONG: {one['said']}\n    {one['hint']}\n" in capsys.readouterr().out
 
 
 def test_rounds_that_skip_and_rounds_that_stop() -> None:
@@ -348,6 +389,7 @@ def test_rounds_that_skip_and_rounds_that_stop() -> None:
     assert found("x..", ago=60).state == "ok"
     assert found("xx.", ago=60).said == "1 of the last 3 completed; the last was skipped because nobody came"
     assert found("...", ago=7200).state == "warning"
+    assert found("...", ago=-227).said.endswith("the last 0 min ago")
     assert found("...", ago=7200, running=False).state == "ok"
 
 

@@ -1,5 +1,6 @@
 """A real node as its operator and systemd see it: ready, watched, reloaded, stopped."""
 
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -49,6 +50,17 @@ def get(member: Member, path: str, token: str = "") -> tuple[int, str]:
     return answer.status, answer.read().decode()
 
 
+def leave_pipes(member: Member) -> None:
+    """Where the running node looks for files: nobody writes to them."""
+    statement, ticket = member.directory / "state/statements/zz.statement", member.directory / "ticket.txt"
+    statement.parent.mkdir(exist_ok=True)
+    ticket.unlink()
+    for pipe in (statement, ticket):
+        os.mkfifo(pipe)
+    wait_until(statement.with_suffix(".refused").exists, 30, "the statement put aside")
+    wait_until(lambda: f"{ticket}: cannot be read: it is a pipe" in member.log, 30, "the ticket refused")
+
+
 def heard(receiver: socket.socket) -> list[bytes]:
     lines = []
     while True:
@@ -80,6 +92,8 @@ def test_it_is_ready_watched_reloaded_and_stopped(member: Member, told: socket.s
     member.process.send_signal(signal.SIGUSR1)
     wait_until(lambda: "log.level reloaded" in member.log, 30, "reloaded")
     assert "limits.threads changed: that needs a restart" in member.log
+    leave_pipes(member)
+    assert get(member, "/health") == (200, "ok\n")
     member.process.send_signal(signal.SIGTERM)
     assert member.wait(15) == 0
     assert is_said(b"STOPPING=1")
