@@ -62,7 +62,8 @@ def read_record(record: type[Record], table: object, path: str, *, floats_are_te
 
     ``floats_are_text``: floats must be their exact ``repr`` and every field must be there, but for those that
     were added (canonical form); otherwise floats are numbers and a field with a default may be left out
-    (TOML). Raises FieldError; also whatever the record's own checks raise.
+    (TOML). ``ABSENT`` of ``record``, if there, says why a field that people look for does not exist. Raises
+    FieldError; also whatever the record's own checks raise.
     """
     if not isinstance(table, Mapping):
         raise FieldError(path, f"must be a table, not {shown(table)}")
@@ -70,7 +71,8 @@ def read_record(record: type[Record], table: object, path: str, *, floats_are_te
     fields = {field.name: field for field in dataclasses.fields(record)}  # type: ignore[arg-type]  # any dataclass
     for name in table:
         if name not in fields:
-            raise FieldError(_join(path, str(name)), f"unknown field; {suggest(str(name), fields)}")
+            why = getattr(record, "ABSENT", {}).get(name) or suggest(str(name), fields)
+            raise FieldError(_join(path, str(name)), f"unknown field; {why}")
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in table:

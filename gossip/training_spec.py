@@ -1,8 +1,9 @@
 """What a manifest says about training: the steps of a round, and the grid on which models are summed."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from p2pfl.crypto.ring import RING_16, Ring, largest_fraction_bits
 from p2pfl.gossip.declared import MAX_MAGNITUDE, ManifestError, require, require_range
@@ -28,6 +29,11 @@ class TrainingSpec:
     ``momentum`` β: to what a member contributes it adds β of the way from the model that was released before
     the last one to the last one.
     """
+
+    ABSENT: ClassVar[Mapping[str, str]] = {
+        "optimizer": "a step is plain SGD, for what an optimiser keeps between steps would carry records past"
+        " the noise; training.momentum works on what was released"
+    }
 
     rounds: int
     learning_rate: float

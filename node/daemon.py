@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -23,7 +23,7 @@ from p2pfl.crypto.randomness import system_random
 from p2pfl.gossip.errors import RemoteProtocolError
 from p2pfl.gossip.events import PeerFound, PeerLost, Received
 from p2pfl.gossip.exclusions import Ground, Retirement
-from p2pfl.gossip.manifest import Manifest, OutsideTask, PrivacySpec, canonical_bytes
+from p2pfl.gossip.manifest import Manifest, OutsideTask, canonical_bytes
 from p2pfl.gossip.messages import Limits as MessageLimits
 from p2pfl.gossip.messages import decode_untrusted
 from p2pfl.gossip.participant import MESSAGES, Participant
@@ -46,14 +46,14 @@ from p2pfl.node.membership.joining import obtain_manifest
 from p2pfl.node.membership.left_files import LeftFiles
 from p2pfl.node.monitoring.observer import Observer
 from p2pfl.node.monitoring.watchdog import SWITCH_SECONDS, spare_the_collector
+from p2pfl.node.own_learner import learner_of, trainer_of
 from p2pfl.node.privacy import Budget
 from p2pfl.node.reload import Reloader
 from p2pfl.node.rounds import OneThread, Rounds, cost_of, recall, status_at_start
 from p2pfl.node.shell import Shell, Work
-from p2pfl.node.start import Prepared, Records, load_records
+from p2pfl.node.start import Prepared, load_records
 from p2pfl.node.stop_signals import WORDS, end_soon, stop_signals
 from p2pfl.node.storage.last_signed import REQUEST as LAST_SIGNED
-from p2pfl.node.training.trainer import Trainer
 from p2pfl.node.transport.network import (
     GuestRefused,
     Limits,
@@ -299,24 +299,11 @@ class Node:
 
     def _make_learner(self, manifest: Manifest) -> Learner:
         records = self._prepared.records or load_records(self._config, manifest)
-        budget = Budget(manifest.privacy, self._store.mechanisms())
+        trainer = trainer_of(manifest, records, self._store.directory)
+        self._outside = cast("OutsideTrainer", trainer) if isinstance(manifest.task, OutsideTask) else None
+        learner, budget = learner_of(manifest, trainer, self._store)
         self._budget = None if manifest.privacy.mode == "none" else budget
-        return Learner(manifest, self._make_trainer(manifest, records), self._store, budget, system_random)
-
-    def _make_trainer(self, manifest: Manifest, records: Records) -> Trainer:
-        if isinstance(manifest.task, OutsideTask):
-            from p2pfl.node.training.outside import OutsideTrainer
-
-            self._outside = OutsideTrainer(manifest, self._store.directory, system_random)
-            return self._outside
-        train = records.train
-        log.info("%s; %d %s left out", records.said, train.dropped, manifest.task.left_out)
-        if records.doubt:
-            log.warning("%s", records.doubt)
-        warn_of_delta(manifest.privacy, len(train))
-        if train.has_one_label:
-            log.warning("every record has the same label: check the data against the manifest's task")
-        return Trainer(manifest, train, records.test, system_random, records.backbone, records.initial)
+        return learner
 
     async def _describe(self, manifest: Manifest) -> None:
         await self._thread(lambda: recall(self._status, manifest, self._store))
@@ -450,14 +437,3 @@ class Node:
                 if all(summary.done for summary in summaries.values()):
                     return
                 await trio.sleep(LINGER_POLL_SECONDS)
-
-
-def warn_of_delta(privacy: PrivacySpec, records: int) -> None:
-    """Say so if delta allows what no epsilon makes up for: one of this node's ``records`` shown whole."""
-    if privacy.mode in ("distributed", "local") and privacy.delta * records >= 1:
-        log.warning(
-            "privacy.delta %g is no less than one in %d, the number of records here: epsilon may hold while a"
-            " whole record is given away; found a federation with a far smaller delta",
-            privacy.delta,
-            records,
-        )

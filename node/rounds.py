@@ -37,7 +37,7 @@ from p2pfl.node.monitoring.participation import Participation, missed_on_the_who
 from p2pfl.node.monitoring.status import Status
 from p2pfl.node.outlook import holding, outlook
 from p2pfl.node.released import MOST_ROUNDS, Released
-from p2pfl.node.storage.last_signed import MAX_ANSWER_BYTES, REQUEST, LastSigned, require_newest
+from p2pfl.node.storage.last_signed import MAX_ANSWER_BYTES, REQUEST, LastSigned
 from p2pfl.node.storage.store import Exclusion, Store
 
 log = logging.getLogger(__name__)
@@ -232,8 +232,7 @@ class Rounds:
     async def _require_newest_ledger(self) -> None:
         """Raises StorageError if members know of a later round of ours than our ledger."""
         answers = await ask_everybody(self._ask, self._connected(), REQUEST, MAX_ANSWER_BYTES)
-        last = await self._thread(self._store.last_contribution)
-        require_newest(answers.items(), PeerId(self._status.peer), last)
+        await self._thread(lambda: self._store.require_newest(answers.items()))
         self._compared = True
 
     def _prepare(self, round: int) -> Prepared | None:

@@ -107,6 +107,8 @@ def check_promise(manifest: Manifest, before: Sequence[Mechanism] = ()) -> None:
     released in earlier federations: nodes would stop training midway.
     """
     privacy = manifest.privacy
+    if privacy.mode == "none":
+        return
     planned = epsilon([*before, *planned_mechanisms(manifest)], privacy.delta).pld
     if planned > privacy.epsilon:
         raise PrivacyError(

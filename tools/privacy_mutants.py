@@ -24,6 +24,11 @@ MUTATIONS: Final = {
         ("    if rate >= 1:", "    if rate > 0:", "every record in every sample"),
     ],
     ("node/privacy", "node/privacy"): [
+        (
+            ">= (plan.releases_per_round if releases is None else releases)",
+            ">= 1",
+            "one release of a round fits, and all of them are made",
+        ),
         ("            np.rint(block, out=block)\n", "", "a local step beside its grid"),
         (
             "(math.ldexp(sensitivity, bits) + _ROUNDING * math.sqrt(dimension))",
@@ -115,6 +120,19 @@ MUTATIONS: Final = {
             "        if False:\n",
             "records where too little noise hides them",
         ),
+    ],
+    ("node/own_learner", "node/own_learner"): [
+        (
+            "Budget(manifest.privacy, store.mechanisms())",
+            "Budget(manifest.privacy)",
+            "what was paid is forgotten at a restart",
+        ),
+        (
+            "return Trainer(manifest, train, records.test, system_random,",
+            "return Trainer(manifest, train, records.test, bytes,",
+            "samples that anybody can foresee",
+        ),
+        ("store, budget, system_random), budget", "store, budget, bytes), budget", "noise of zeros only"),
     ],
     ("node/storage/store", "p2pfl/resume"): [
         (

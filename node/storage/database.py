@@ -28,6 +28,7 @@ _DISPENSABLE = {
 }
 _PATIENCE_MILLISECONDS = 5000
 _BESIDE = ("", "-wal", "-shm")
+_WRITTEN = ("", "-wal")
 
 _T = TypeVar("_T")
 
@@ -38,6 +39,7 @@ class Database:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
+        self._files: dict[Path, tuple[int, int]] = {}  # where those lie that are written
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool) -> "Database":
@@ -57,7 +59,10 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-        return cls(path, connection)
+        database = cls(path, connection)
+        if not readonly:
+            database._require_in_place()
+        return database
 
     def close(self) -> None:
         self._connection.close()
@@ -75,6 +80,8 @@ class Database:
     @contextmanager
     def transaction(self, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE") -> Iterator[None]:
         """All of the block or nothing of it; DEFERRED reads one state of the file. Raises StorageError."""
+        if kind == "IMMEDIATE":
+            self._require_in_place()
         with explained(self.path):
             self._connection.execute(f"BEGIN {kind}")
             try:
@@ -84,6 +91,25 @@ class Database:
                 with suppress(sqlite3.Error):  # what went wrong first is what counts
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _require_in_place(self) -> None:
+        """What is written to a file that was removed or replaced is lost at the end, and SQLite says so in
+        another mode than write-ahead only (SQLITE_READONLY_DBMOVED). Raises StorageError.
+        """
+        for suffix in _WRITTEN:
+            path = self.path.with_name(self.path.name + suffix)
+            try:
+                found = path.stat()
+                place = found.st_dev, found.st_ino
+            except OSError:
+                place = None
+            if place is not None and self._files.setdefault(path, place) == place:
+                continue
+            if path in self._files:
+                raise StorageError(
+                    f"{path} was removed or replaced while it was in use: what was written since is lost",
+                    JOURNAL_REMEDY,
+                )
 
     def settle(self) -> None:
         """Move what is in the write-ahead log into the file itself, as far as no reader is in the way.

@@ -50,6 +50,13 @@ def pointer_of(raw: bytes) -> tuple[int, int, int, float, bytes]:
     raise ValueError("not a pointer to a model")
 
 
+def signed_of(raw: bytes) -> tuple[PeerId, bytes]:
+    match fields_of(raw):
+        case [bytes(peer), bytes(signed)]:
+            return peer_of(peer), signed
+    raise ValueError("not what a peer holds")
+
+
 def messages_of(raw: bytes) -> tuple[bytes, ...]:
     return all_of(bytes, fields_of(raw))
 

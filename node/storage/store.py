@@ -45,6 +45,7 @@ from p2pfl.node.storage.carried import canonical as carried_bytes
 from p2pfl.node.storage.carried import parsed as parse_carried
 from p2pfl.node.storage.database import DATABASE, JOURNAL_REMEDY, Database
 from p2pfl.node.storage.journal import Journal
+from p2pfl.node.storage.last_signed import require_newest
 from p2pfl.node.storage.migration import VERSION, migrate
 from p2pfl.node.storage.own_file import PRIVATE, read_own, write_own
 from p2pfl.node.storage.receipts import (
@@ -65,6 +66,7 @@ from p2pfl.node.storage.rows import (
     peer_of,
     peers_of,
     pointer_of,
+    signed_of,
     version_of,
 )
 
@@ -145,6 +147,7 @@ class Store:
             found = store._check_version()
             store.verify()
             store._check_federation()
+            store._check_newest()
             if found < VERSION and not readonly:
                 migrate(database, found)
         except BaseException:
@@ -184,6 +187,23 @@ class Store:
                 f"{self._database.path}: table meta, manifest: not that of the journal's federation",
                 JOURNAL_REMEDY,
             )
+
+    def require_newest(self, answers: Iterable[tuple[PeerId, bytes]]) -> None:
+        """Raise StorageError if what peers answer (:mod:`.last_signed`) shows that the ledger is behind; so
+        does every later opening, whoever is there then.
+        """
+        last = self.last_contribution()
+        for peer, signed in answers:
+            try:
+                require_newest([(peer, signed)], self._identity.peer_id, last)
+            except StorageError:
+                self._database.set_value("later", pack([peer.encode(), signed]))
+                raise
+
+    def _check_newest(self) -> None:
+        later = self._value("later", signed_of)
+        if later is not None:
+            require_newest([later], self._identity.peer_id, self.last_contribution())
 
     def close(self) -> None:
         self._database.close()

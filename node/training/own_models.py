@@ -108,6 +108,8 @@ class InstalledModel(Model):
         shapes = {correct.shape, losses.shape, told.shape[:1]}
         if shapes != {(len(inputs),)} or outputs.size != len(inputs) * self._spec.outputs:
             self._refuse(f"gives {outputs.shape} outputs for {len(inputs)} records, losses {losses.shape}")
+        if not np.isfinite(losses).any():
+            self._refuse(f"gives losses that are no numbers on the first {len(inputs)} records")
         for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
             mixes |= not np.allclose(whole, np.concatenate(parts), _CLOSE, _CLOSE, equal_nan=True)
         if mixes:

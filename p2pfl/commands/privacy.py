@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     if options.ledger and options.config is None:
         raise UsageError("--ledger needs --config", "a manifest has no ledger: name the config of a node")
     if options.federation is not None:
-        report: _Planned | _Spent = _planned(options.federation)
+        report: _Planned | _Spent | _Used = _planned(options.federation)
     elif options.config is not None:
         report = _spent(options.config, options.ledger)
     else:
@@ -119,8 +119,6 @@ class _Spent:
 
     def as_dict(self) -> dict[str, object]:
         """For JSON: an infinite epsilon is null."""
-        if self.manifest.privacy.mode == "none":
-            return {"mode": "none", "epsilon": None}
         latest = None
         if self.latest is not None:
             release, cost = self.latest
@@ -149,8 +147,6 @@ class _Spent:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield from _heading(self.manifest)
-        if self.manifest.privacy.mode == "none":
-            return
         yield _epsilon(self.manifest, "at the planned end" if self.voted else "spent", self.holds)
         yield _COLUMNS
         for one, cost in self.carried:
@@ -170,10 +166,42 @@ class _Spent:
         yield f"the ladder is for the groups that there were{more};"
         yield _STOPS
         if self.list_all:
-            from p2pfl.releases import HEADER
+            yield from _listed(self.releases)
 
-            yield HEADER
-            yield from (release.line() for release in self.releases)
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """What a node has contributed where nothing is promised; ``carried``: from earlier federations."""
+
+    manifest: "Manifest"
+    releases: "Sequence[Release]"
+    carried: "Sequence[Carried]"
+    list_all: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "mode": "none",
+            "epsilon": None,
+            "carried": [{"federation": one.federation.hex(), "name": one.name} for one in self.carried],
+            "releases": [release.as_dict() for release in self.releases],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield from _heading(self.manifest)
+        for one in self.carried:
+            yield f"records were used before, in {one.name} ({one.federation.hex()[:12]}…), mode {one.mode};"
+            yield "  `p2pfl privacy` on that node's directory says what it cost"
+        if self.list_all:
+            yield from _listed(self.releases)
+
+
+def _listed(releases: "Sequence[Release]") -> Iterator[str]:
+    from p2pfl.releases import HEADER
+
+    yield HEADER
+    yield from (release.line() for release in releases)
 
 
 _COLUMNS = f"{'':40}{'by PLD':>10}{'by RDP':>10}"
@@ -241,7 +269,7 @@ def _planned(path: Path) -> _Planned:
     return _Planned(manifest, total, planned_ladder(manifest))
 
 
-def _spent(path: Path, list_all: bool) -> _Spent:
+def _spent(path: Path, list_all: bool) -> _Spent | _Used:
     from p2pfl.node.accountant import epsilon, ladder
     from p2pfl.node.outlook import holding, is_voted, outlook
     from p2pfl.opened import opened_state
@@ -252,6 +280,8 @@ def _spent(path: Path, list_all: bool) -> _Spent:
         charges, outcomes, mechanisms = state.store.charges(), state.store.rounds(), state.store.mechanisms()
         place, carried = state.store.place, state.store.carried()
         listed = releases(manifest, charges, outcomes)
+        if manifest.privacy.mode == "none":
+            return _Used(manifest, [*carried_releases(carried), *listed], carried, list_all)
         ahead = outlook(manifest, charges, outcomes, place, carried)
         paid = [(one, one.mechanism) for one in listed if one.mechanism is not None]
         return _Spent(

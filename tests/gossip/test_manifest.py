@@ -372,6 +372,11 @@ def test_nothing_may_be_missing_or_added_or_of_another_format() -> None:
         (("manifest", "privacy", "noise_multiplier"), "0.0", "not computed yet"),
         (("manifest", "groups", "colour"), "red", r"groups\.colour: unknown field"),
         (("manifest", "extra"), b"\0", "extra: unknown field"),
+        (
+            ("manifest", "training", "optimizer"),
+            "adam",
+            r"training\.optimizer: unknown field; a step is plain SGD",
+        ),
         (("manifest",), [], "must be a table"),
         (("extra",), 1, "not a manifest"),
         (("format",), 2, "reads format 1, not 2"),

@@ -233,6 +233,7 @@ def test_another_size_than_agreed(install: Install) -> None:
         ("nn.Linear(3, 1)", "fails on the first 4 records: RuntimeError"),
         ("nn.Linear(2, 2)", r"fails on the first|gives \(4, 2\) outputs"),
         (SOURCE.replace("MODULE", DENSE).replace("/ 2\n", "* 0 + outputs.mean()\n", 1), "mixes records"),
+        (SOURCE.replace("MODULE", DENSE).replace("/ 2\n", "* torch.nan\n", 1), "losses that are no numbers"),
         (
             SOURCE.replace("MODULE", f"Centred({DENSE})")
             + "class Centred(nn.Sequential):\n    def forward(self, values):\n"

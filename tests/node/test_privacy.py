@@ -20,8 +20,8 @@ from p2pfl.gossip.manifest import GroupSpec, Manifest, PrivacySpec, TabularTask,
 from p2pfl.gossip.thresholds import thresholds
 from p2pfl.heart_disease import FEDERATION_TOML
 from p2pfl.node.accountant import Mechanism, epsilon
-from p2pfl.node.daemon import warn_of_delta
 from p2pfl.node.errors import PrivacyError
+from p2pfl.node.own_learner import warn_of_delta
 from p2pfl.node.privacy import (
     GRID_SIGMA,
     LEAST_SIGMA,
@@ -467,6 +467,21 @@ def test_budget_does_not_forget_what_others_than_training_cost() -> None:
         budget.spend(statistics.mechanism(FOUR))
     assert not budget.allows(training)
     assert not budget.allows(statistics)
+
+
+def test_a_round_of_many_releases_fits_whole_or_not_at_all() -> None:
+    agreed = manifest("local", 10, 4)
+    plan = stage_plan(agreed, "training", 14)
+    assert plan.releases_per_round == 4
+    single = replace(plan.mechanism(FOUR), count=1)
+    most = 0
+    while epsilon([replace(single, count=most + 1)], agreed.privacy.delta).pld <= agreed.privacy.epsilon:
+        most += 1
+    for left in range(6):
+        budget = Budget(agreed.privacy, [replace(single, count=most - left)])
+        assert budget.allows(plan) is (left >= 4)
+        assert budget.allows(plan, left)
+        assert not budget.allows(plan, left + 1)
 
 
 def test_mode_none_has_no_budget() -> None:

@@ -156,6 +156,20 @@ def test_a_ledger_behind_ones_own_signature_is_found(tmp_path: Path, rehearsal: 
         require_newest(answers, me, 6)
 
 
+def test_a_ledger_that_was_found_behind_stays_so_when_nobody_is_there(
+    tmp_path: Path, rehearsal: Rehearsal
+) -> None:
+    mine, behind = rehearsal.identities[1], tmp_path / "behind"
+    with Store.open(tmp_path, rehearsal.identities[0]) as store:
+        keep(store, rehearsal)
+        signed = LastSigned(store.receipts()).of(mine.peer_id)
+    with Store.open(behind, mine) as store, pytest.raises(StorageError, match="older copy"):
+        store.require_newest([(A, b""), (D, signed)])
+    for readonly in (True, False):
+        with pytest.raises(StorageError, match=rf"{D} holds this node's own signature of round 7.*empty"):
+            Store.open(behind, mine, readonly=readonly)
+
+
 # -- participation
 def took(participation: Participation) -> dict[PeerId, tuple[int, int]]:
     return {share.peer: (share.took, share.of) for share in participation.shares()}

@@ -225,6 +225,20 @@ def test_an_end_cut_off_under_a_running_node_is_not_signed_anew(tmp_path: Path, 
         Store.open(tmp_path, IDENTITY)
 
 
+@pytest.mark.parametrize("name", [DATABASE, f"{DATABASE}-wal"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_charged_to_a_file_that_is_gone(tmp_path: Path, name: str, replaced: bool) -> None:
+    with Store.open(tmp_path, IDENTITY) as store:
+        store.charge(1, None)
+        path = tmp_path / name
+        content = path.read_bytes()
+        path.rename(tmp_path / "elsewhere")
+        if replaced:
+            path.write_bytes(content)
+        with pytest.raises(StorageError, match=rf"{name} was removed or replaced"):
+            store.charge(2, None)
+
+
 def test_another_identity_cannot_vouch_for_the_journal(tmp_path: Path) -> None:
     other = Identity.from_seed(bytes([1]) * 32)
     Store.open(tmp_path, IDENTITY).close()

@@ -241,6 +241,26 @@ def test_what_one_epsilon_cannot_count_is_refused_and_nothing_is_made(run: Run) 
     assert resume(run, "old", "new", "more.manifest")[0] == ExitCode.STORAGE
 
 
+def test_where_nothing_is_promised_any_more_what_was_paid_is_still_named(run: Run) -> None:
+    lived()
+    assert resume(run, "old", "new", agreed("new", mode="none"))[0] == 0
+    found = spent(run, "new")
+    assert (found["mode"], found["epsilon"]) == ("none", None)
+    assert found["carried"] == [{"federation": OLD.federation_id, "name": "old"}]
+    assert [one["stage"] for one in found["releases"]] == ["statistics", "training", "evaluation"]
+    status, out, _ = run("privacy", "--config", "new/node.toml", "--ledger")
+    assert status == 0
+    assert "none: there is no epsilon" in out
+    assert f"records were used before, in old ({OLD.federation_id[:12]}…), mode distributed;" in out
+    assert "clipped gradients of sampled training records" in out
+
+
+def test_a_federation_without_a_promise_may_follow_one_with(run: Run) -> None:
+    Path("open.toml").write_text(text("open", mode="none"))
+    status, out, err = run("federation", "create", "open.toml", "--after", agreed("old"))
+    assert (status, len(out.strip())) == (0, 64), err
+
+
 def test_an_exported_model_is_where_the_next_federation_begins(run: Run) -> None:
     lived()
     status, digest, err = run("export", "--config", "old/node.toml", "--out", "old.safetensors")
