@@ -399,6 +399,8 @@ def test_mode_none_has_no_epsilon(run: Run, node: Node) -> None:
     assert json.loads(run("privacy", "--config", "node.toml", "--json")[1]) == {
         "mode": "none",
         "epsilon": None,
+        "carried": [],
+        "releases": [],
     }
 
 
