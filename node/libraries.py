@@ -42,7 +42,7 @@ def import_torch() -> None:
 
 def keep_pages() -> None:
     """Of what is freed, glibc keeps up to 64 MiB for whoever asks next. By itself it returns all but a few
-    MiB to the system, and a step of training spends up to a third of its time on having them back.
+    MiB to the system, and a step of training may spend a fifth of its time on having them back.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -190,14 +190,16 @@ class Store:
 
     def require_newest(self, answers: Iterable[tuple[PeerId, bytes]]) -> None:
         """Raise StorageError if what peers answer (:mod:`.last_signed`) shows that the ledger is behind; so
-        does every later opening, whoever is there then.
+        does every later opening, whoever is there then. Not where this node's key was in an earlier
+        federation: a signature from there proves nothing here, and nobody may shut a ledger for good with it.
         """
         last = self.last_contribution()
         for peer, signed in answers:
             try:
                 require_newest([(peer, signed)], self._identity.peer_id, last)
             except StorageError:
-                self._database.set_value("later", pack([peer.encode(), signed]))
+                if not self.carried():
+                    self._database.set_value("later", pack([peer.encode(), signed]))
                 raise
 
     def _check_newest(self) -> None:

@@ -25,6 +25,7 @@ from p2pfl.node.monitoring.participation import (
     Participation,
     missed_on_the_whole,
 )
+from p2pfl.node.storage.carried import Carried
 from p2pfl.node.storage.last_signed import LastSigned, require_newest, round_in
 from p2pfl.node.storage.receipts import Agreement, Entry, Kept, Receipt, RoundOutcome
 from p2pfl.node.storage.store import Store
@@ -168,6 +169,20 @@ def test_a_ledger_that_was_found_behind_stays_so_when_nobody_is_there(
     for readonly in (True, False):
         with pytest.raises(StorageError, match=rf"{D} holds this node's own signature of round 7.*empty"):
             Store.open(behind, mine, readonly=readonly)
+
+
+def test_what_may_be_signed_in_an_earlier_federation_shuts_no_ledger_for_good(
+    tmp_path: Path, rehearsal: Rehearsal
+) -> None:
+    mine, resumed = rehearsal.identities[1], tmp_path / "resumed"
+    with Store.open(tmp_path, rehearsal.identities[0]) as store:
+        keep(store, rehearsal)
+        signed = LastSigned(store.receipts()).of(mine.peer_id)
+    with Store.open(resumed, mine) as store:
+        store.carry_over([Carried(bytes(32), "earlier", "none", ())])
+        with pytest.raises(StorageError, match="older copy"):
+            store.require_newest([(D, signed)])
+    Store.open(resumed, mine).close()
 
 
 # -- participation
